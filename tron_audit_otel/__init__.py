@@ -1,0 +1,32 @@
+"""OpenTelemetry audit instrumentation for FastAPI: who did what, to which resource, from where, and did it work.
+
+>>> import tron_audit_otel as audit
+>>> audit.instrument(app)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from tron_audit_otel.config import AuditConfig
+from tron_audit_otel.context import annotate, claim_actor, execution, record, set_actor
+from tron_audit_otel.errors import AuditError, ConfigError
+from tron_audit_otel.event import Action, ActorType, Outcome
+from tron_audit_otel.execution import Run
+from tron_audit_otel.instrument import AuditInstrumentor, instrument, uninstrument
+
+__all__ = [
+    "Action",
+    "ActorType",
+    "AuditConfig",
+    "AuditError",
+    "AuditInstrumentor",
+    "ConfigError",
+    "Outcome",
+    "Run",
+    "annotate",
+    "claim_actor",
+    "execution",
+    "instrument",
+    "record",
+    "set_actor",
+    "uninstrument",
+]

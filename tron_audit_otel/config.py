@@ -1,0 +1,236 @@
+"""The environment as one frozen, validated configuration; the only reader of ``os.environ``.
+
+``AUDIT_LOG_*`` is ours. What OpenTelemetry already names keeps its name, the variable for logs before the general
+one. An empty variable counts as unset, as OpenTelemetry's specification has it. ``docs/reference.md`` lists them all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
+from urllib.parse import urlsplit
+
+from opentelemetry.util.re import parse_env_headers
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FilePath,
+    ValidationError,
+    model_validator,
+)
+
+from tron_audit_otel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "AUDIT_LOG_"
+
+DEFAULT_ENDPOINTS = {"http/protobuf": "http://localhost:4318/v1/logs", "grpc": "http://localhost:4317"}
+"""OpenTelemetry Protocol Exporter specification."""
+
+HTTP_LOGS_PATH = "v1/logs"
+
+_PAIR = re.compile(r"[\w!#$%&'*+.^`|~-]+\s*=[^,;\\]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Env:
+    """Where a setting comes from: the variables in the order in which they are asked, and the value's unit."""
+
+    names: tuple[str, ...]
+    unit: str = ""
+    secret: bool = False
+
+
+def _env(*names: str, unit: str = "", secret: bool = False) -> Env:
+    return Env(names, unit, secret)
+
+
+def _otlp(name: str, unit: str = "", *, secret: bool = False) -> Env:
+    return Env((f"OTEL_EXPORTER_OTLP_LOGS_{name}", f"OTEL_EXPORTER_OTLP_{name}"), unit, secret)
+
+
+def _url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("must be a URL such as http://collector:4318")
+    return value
+
+
+def _pairs(value: object) -> object:
+    """Parses ``key=value,key=value`` with percent-encoding, the form of OTEL_EXPORTER_OTLP_HEADERS."""
+    if not isinstance(value, str):
+        return tuple(sorted(value.items())) if isinstance(value, dict) else value
+    # The SDK's parser logs a pair that it cannot read, secret and all; so it is given none such.
+    if not all(_PAIR.fullmatch(pair.strip()) for pair in value.split(",") if pair.strip()):
+        raise ValueError("must be key=value pairs with commas between them, percent-encoded")
+    return tuple(parse_env_headers(value, liberal=True).items())
+
+
+_Pairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
+
+
+class AuditConfig(BaseModel):
+    """Everything that can be set. Make one by hand for a test, or :meth:`from_env` for a service.
+
+    Raises:
+        ConfigError: Only from :meth:`from_env`; by hand, pydantic's own ``ValidationError``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+    enabled: Annotated[bool, _env("AUDIT_LOG_ENABLED")] = Field(
+        default=False, description="Audit is on. Unless it is, `instrument` does nothing at all."
+    )
+    policy_file: Annotated[FilePath | None, _env("AUDIT_LOG_POLICY_FILE", unit="path")] = Field(
+        default=None, description="The policy (YAML): which requests are recorded, and as what."
+    )
+    queue_records_max: Annotated[int, _env("AUDIT_LOG_QUEUE_RECORDS_MAX", unit="records")] = Field(
+        default=16_384,
+        ge=1,
+        le=10_000_000,
+        description="Records that may wait in memory; past it the OpenTelemetry SDK drops the oldest.",
+    )
+    batch_records_max: Annotated[int, _env("AUDIT_LOG_BATCH_RECORDS_MAX", unit="records")] = Field(
+        default=512, ge=1, le=100_000, description="Records in one export request."
+    )
+    batch_delay_ms: Annotated[int, _env("AUDIT_LOG_BATCH_DELAY_MS", unit="ms")] = Field(
+        default=50, ge=1, le=60_000, description="How long a record waits for others before it is exported."
+    )
+    shutdown_seconds_max: Annotated[float, _env("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", unit="s")] = Field(
+        default=2.0, gt=0, le=60, description="How long a shutdown waits for what is still queued."
+    )
+    service_name: Annotated[str | None, _env("OTEL_SERVICE_NAME")] = Field(
+        default=None, description="The service's name in every record (`service.name`)."
+    )
+    resource_attributes: Annotated[_Pairs, _env("OTEL_RESOURCE_ATTRIBUTES", unit="key=value,…")] = Field(
+        default=(), description="More resource attributes, such as `deployment.environment.name=production`."
+    )
+    otlp_protocol: Annotated[Literal["http/protobuf", "grpc"], _otlp("PROTOCOL")] = Field(
+        default="http/protobuf", description="How records travel to the Collector."
+    )
+    otlp_endpoint: Annotated[str | None, AfterValidator(lambda v: v and _url(v)), _otlp("ENDPOINT", unit="URL")] = (
+        Field(
+            default=None,
+            description="The Collector. The general variable gets `/v1/logs` appended for HTTP, the one for logs is "
+            "taken as it is. By default `http://localhost:4318/v1/logs`, for gRPC `http://localhost:4317`.",
+        )
+    )
+    otlp_headers: Annotated[_Pairs, _otlp("HEADERS", unit="key=value,…", secret=True)] = Field(
+        default=(), repr=False, description="Headers of each export, such as `authorization=Bearer%20…`."
+    )
+    otlp_timeout_s: Annotated[float, _otlp("TIMEOUT", unit="s")] = Field(
+        default=10.0, gt=0, le=600, description="How long one export may take, its retries included."
+    )
+    otlp_compression: Annotated[Literal["none", "gzip", "deflate"], _otlp("COMPRESSION")] = Field(
+        default="none", description="Compression of an export's body."
+    )
+    otlp_insecure: Annotated[bool | None, _otlp("INSECURE")] = Field(
+        default=None, description="gRPC without TLS. By default, as the endpoint's scheme says."
+    )
+    otlp_certificate: Annotated[FilePath | None, _otlp("CERTIFICATE", unit="path")] = Field(
+        default=None, description="The certificate authority that signed the Collector's certificate (PEM)."
+    )
+    otlp_client_key: Annotated[FilePath | None, _otlp("CLIENT_KEY", unit="path")] = Field(
+        default=None, description="Our own key for mutual TLS (PEM)."
+    )
+    otlp_client_certificate: Annotated[FilePath | None, _otlp("CLIENT_CERTIFICATE", unit="path")] = Field(
+        default=None, description="Our own certificate for mutual TLS (PEM)."
+    )
+    sdk_disabled: Annotated[bool, _env("OTEL_SDK_DISABLED")] = Field(
+        default=False,
+        description="Turns the OpenTelemetry SDK off. It would discard every record, so audit refuses to start.",
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.enabled and self.sdk_disabled:
+            raise ValueError(
+                "OTEL_SDK_DISABLED=true discards every audit record while AUDIT_LOG_ENABLED=true; unset one of them"
+            )
+        if self.batch_records_max > self.queue_records_max:
+            raise ValueError(
+                f"AUDIT_LOG_BATCH_RECORDS_MAX must be at most AUDIT_LOG_QUEUE_RECORDS_MAX "
+                f"({self.queue_records_max}), not {self.batch_records_max}"
+            )
+        if (self.otlp_client_key is None) != (self.otlp_client_certificate is None):
+            raise ValueError(
+                "OTEL_EXPORTER_OTLP_CLIENT_KEY and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE must be set together"
+            )
+        return self
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that exports go to."""
+        return self.otlp_endpoint or DEFAULT_ENDPOINTS[self.otlp_protocol]
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Reads the environment, or the mapping that is given.
+
+        Raises:
+            ConfigError: A variable has a value that it cannot have, or begins with ``AUDIT_LOG_`` and is none of
+                ours; the message names it. While audit is off, only ``AUDIT_LOG_ENABLED`` is looked at.
+        """
+        environ = os.environ if environ is None else environ
+        given = {name: value.strip() for name, value in environ.items() if value.strip()}
+        on = cls._validated({"enabled": given.get("AUDIT_LOG_ENABLED", False)})
+        if not on.enabled:
+            return on
+        _refuse_unknown(given)
+        values: dict[str, object] = {}
+        for field, env in variables().items():
+            name = next((name for name in env.names if name in given), None)
+            if name is not None:
+                values[field] = given[name]
+        if values.get("otlp_protocol", "http/protobuf") == "http/protobuf":
+            general = "OTEL_EXPORTER_OTLP_ENDPOINT"
+            if general in given and "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in given:
+                values["otlp_endpoint"] = f"{given[general].rstrip('/')}/{HTTP_LOGS_PATH}"
+        return cls._validated(values, given)
+
+    @classmethod
+    def _validated(cls, values: Mapping[str, object], given: Mapping[str, str] | None = None) -> Self:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(problem, given or {}) for problem in error.errors())) from error
+
+
+def variables() -> dict[str, Env]:
+    """Gives each setting's variables, by the name of the setting."""
+    hints = get_type_hints(AuditConfig, include_extras=True)
+    return {
+        name: next(part for part in hints[name].__metadata__ if isinstance(part, Env))
+        for name in AuditConfig.model_fields
+    }
+
+
+def _refuse_unknown(given: Mapping[str, str]) -> None:
+    known = {name for env in variables().values() for name in env.names}
+    for name in sorted(given):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{name} is not a setting of tron_audit_otel{hint}")
+
+
+def _explain(problem: Any, given: Mapping[str, str]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, all of it
+    message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    if not problem["loc"]:
+        return message
+    env = variables()[str(problem["loc"][0])]
+    name = next((name for name in env.names if name in given), env.names[0])
+    message = message.replace("Path does not point to a file", "must be an existing file")
+    return f"{name} {message}" if env.secret else f"{name} {message}, not {problem['input']!r}"

@@ -1,0 +1,273 @@
+"""The current request's draft, by which handlers and dependencies say what only the application knows.
+
+A context variable holds a mutable draft, because a synchronous endpoint runs in a copy of the context: what it
+changes in the draft is seen, what it sets in the context is lost. Outside a request, and where audit is off, every
+call here does nothing. Nothing here raises: a wrong argument is logged as an error, and the request goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeVar
+
+from opentelemetry import context as otel_context
+from opentelemetry.trace import INVALID_SPAN, set_span_in_context
+
+from tron_audit_otel import redact
+from tron_audit_otel import resource as resources
+from tron_audit_otel.event import (
+    ACTION,
+    Action,
+    Actor,
+    ActorType,
+    AuditEvent,
+    EventName,
+    Outcome,
+    Resource,
+    error_type,
+    record_id,
+)
+from tron_audit_otel.execution import Run, worked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextvars import Token
+    from enum import StrEnum
+
+    from opentelemetry.context import Context
+
+    from tron_audit_otel.event import Execution, Source
+
+_logger = logging.getLogger(__name__)
+
+TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of actors' names
+"""The original pull request names an API token's actor ``token:`` and the token's name."""
+
+
+class Draft:
+    """What is known of a request so far. One for each request; the middleware makes it and reads it at the end."""
+
+    __slots__ = ("action", "actor", "claimed", "context", "emit", "outcome", "resource", "run", "source")
+
+    def __init__(self, emit: Callable[[AuditEvent], None], context: Context, source: Source | None) -> None:
+        """Begins a draft whose further records, such as a second execution's, go to ``emit``."""
+        self.emit = emit
+        self.context = context
+        self.source = source
+        self.actor: Actor | None = None
+        self.claimed: str | None = None
+        self.action: str | None = None
+        self.resource: Resource | None = None
+        self.outcome: Outcome | None = None
+        self.run: Run | None = None
+
+
+_draft: ContextVar[Draft | None] = ContextVar("tron_audit_otel_draft", default=None)
+_emitters: list[Callable[[AuditEvent], None]] = []
+
+
+def enter(draft: Draft) -> Token[Draft | None]:
+    """Makes ``draft`` the current one; the token goes to :func:`leave`."""
+    return _draft.set(draft)
+
+
+def leave(token: Token[Draft | None]) -> None:
+    """Ends what :func:`enter` began."""
+    _draft.reset(token)
+
+
+def add_emitter(emit: Callable[[AuditEvent], None]) -> None:
+    """Facts from outside any request go to the emitter that was added last."""
+    if emit not in _emitters:
+        _emitters.append(emit)
+
+
+def remove_emitter(emit: Callable[[AuditEvent], None]) -> None:
+    """Undoes :func:`add_emitter`."""
+    if emit in _emitters:
+        _emitters.remove(emit)
+
+
+def open_telemetry_context() -> Context:
+    """Gives the current OpenTelemetry context, never an empty one.
+
+    The SDK takes an empty context for "none given", and the current one can be ``None`` where a declarative
+    configuration names no propagator.
+    """
+    return otel_context.get_current() or set_span_in_context(INVALID_SPAN, otel_context.Context())
+
+
+def actor(id: object, type: str | None = None) -> Actor:  # noqa: A002 - the attributes' own names
+    """Makes an actor of what an application says.
+
+    Without a type, ``token:…`` is a token (the original pull request's notation) and everything else a user.
+    """
+    name = redact.line(redact.text(id))
+    by_name = ActorType.TOKEN if name.startswith(TOKEN_PREFIX) else ActorType.USER
+    return Actor(name, by_name if type is None else _member(ActorType, type, "actor type") or by_name)
+
+
+_Member = TypeVar("_Member", bound="StrEnum")
+
+
+def _member(kind: type[_Member], value: str, what: str) -> _Member | None:
+    try:
+        return kind(value)
+    except ValueError:
+        _logger.error("%s must be one of %s, not %r", what, ", ".join(kind), redact.line(redact.text(value), 64))  # noqa: TRY400 - the caller's mistake; a traceback adds nothing
+        return None
+
+
+def _action(name: str) -> str:
+    if ACTION.fullmatch(name):
+        return str(name)
+    _logger.error("action must be capital letters, digits and underscores, not %r", redact.line(redact.text(name), 64))
+    return Action.OTHER
+
+
+def set_actor(id: object, *, type: str | None = None) -> None:  # noqa: A002 - the attributes' own names
+    """Says who acts in the current request; call it where the caller has been authenticated.
+
+    Args:
+        id: A stable name, such as an e-mail address or an id. It is turned into text now.
+        type: ``user``, ``service``, ``token``, ``system`` or ``anonymous``; by default ``user``, or ``token`` for an
+            id that begins with ``token:``.
+    """
+    if draft := _draft.get():
+        draft.actor = actor(id, type)
+
+
+def claim_actor(id: object) -> None:  # noqa: A002 - the attribute's own name
+    """Keeps a name that a caller claimed and could not prove: the account of a refused login.
+
+    It is recorded apart from the actor, as ``audit.actor.claimed``.
+    """
+    if draft := _draft.get():
+        draft.claimed = redact.line(redact.text(id))
+
+
+def annotate(*, action: str | None = None, resource: str | None = None, outcome: str | None = None) -> None:
+    """Says what the current request does, where method and path do not tell; it outranks the policy.
+
+    Args:
+        action: Such as ``LOGIN``.
+        resource: Such as ``users/42``.
+        outcome: ``success``, ``failure`` or ``unknown``, where the status code would mislead.
+    """
+    draft = _draft.get()
+    if draft is None:
+        return
+    if action is not None:
+        draft.action = _action(action)
+    if resource is not None:
+        draft.resource = resources.named(resource)
+    if outcome is not None:
+        draft.outcome = _member(Outcome, outcome, "outcome")
+
+
+@contextmanager
+def execution(*, command: str | Iterable[str] | None, container: str | None = None) -> Iterator[Run]:
+    """Records a command's execution; the command is in the record however the block ends.
+
+    ``with execution(command=["ls"], container="app") as run: … run.finish(stdout=…, return_code=0)``
+
+    It joins the current request's record; a second execution in one request has a record of its own.
+
+    Args:
+        command: The arguments, or one string.
+        container: The container's name.
+    """
+    run = Run(command, container)
+    draft = _draft.get()
+    has_own_record = draft is None or draft.run is not None
+    if draft is not None and draft.run is None:
+        draft.run = run
+    began_ns, began = time.time_ns(), time.perf_counter_ns()
+    try:
+        yield run
+    except BaseException as error:
+        run.fail(error_type(type(error)))
+        raise
+    finally:
+        if has_own_record:
+            done = run.execution
+            _emit(
+                name=EventName.EXEC,
+                began_ns=began_ns,
+                duration_ns=time.perf_counter_ns() - began,
+                action=Action.EXEC,
+                resource=resources.named(f"containers/{done.container}" if done.container else "containers"),
+                outcome=worked(done) or Outcome.UNKNOWN,
+                execution=done,
+                error_type=done.error_type,
+            )
+
+
+def record(
+    *,
+    action: str,
+    resource: str,
+    actor: object = None,
+    actor_type: str | None = None,
+    outcome: str = Outcome.SUCCESS,
+) -> None:
+    """Records a fact that is no request of its own: a scheduled deletion, the second of two effects of a request.
+
+    Args:
+        action: Such as ``DELETE``.
+        resource: Such as ``backups/42``.
+        actor: Who acts; by default the current request's actor, and outside a request the system itself.
+        actor_type: As ``type`` of :func:`set_actor`.
+        outcome: ``success``, ``failure`` or ``unknown``.
+    """
+    _emit(
+        name=EventName.EVENT,
+        began_ns=time.time_ns(),
+        duration_ns=0,
+        action=_action(action),
+        resource=resources.named(resource),
+        outcome=_member(Outcome, outcome, "outcome") or Outcome.UNKNOWN,
+        actor=_actor(actor, actor_type) if actor is not None else None,
+    )
+
+
+_actor = actor  # `record` has an argument of that name
+
+
+def _emit(  # noqa: PLR0913 - one call for the records that no request makes
+    *,
+    name: EventName,
+    began_ns: int,
+    duration_ns: int,
+    action: str,
+    resource: Resource,
+    outcome: Outcome,
+    actor: Actor | None = None,
+    execution: Execution | None = None,
+    error_type: str | None = None,
+) -> None:
+    draft = _draft.get()
+    emit = draft.emit if draft else _emitters[-1] if _emitters else None
+    if emit is None:
+        return
+    if actor is None:
+        actor = (draft.actor or Actor()) if draft else Actor(type=ActorType.SYSTEM)
+    emit(
+        AuditEvent(
+            record_id=record_id(),
+            name=name,
+            began_ns=began_ns,
+            duration_ns=duration_ns,
+            actor=actor,
+            action=action,
+            resource=resource,
+            outcome=outcome,
+            context=draft.context if draft else open_telemetry_context(),
+            source=draft.source if draft else None,
+            execution=execution,
+            error_type=error_type,
+        )
+    )

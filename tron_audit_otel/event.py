@@ -1,0 +1,167 @@
+"""What happened, as plain frozen values: the one thing that the middleware hands on.
+
+Beside each field from outside stands who writes it. "The client" means: believe it only as a claim.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+
+ACTION = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+"""An action's name: what a search can group by, in every SIEM."""
+
+
+class Action(StrEnum):
+    """The actions that this library gives by itself; a policy or a handler may name others (``[A-Z][A-Z0-9_]*``)."""
+
+    READ = "READ"
+    CREATE = "CREATE"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    EXEC = "EXEC"
+    LOGIN = "LOGIN"
+    OTHER = "OTHER"
+
+
+class Outcome(StrEnum):
+    """Whether the action worked; the values are those of ECS ``event.outcome``."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    UNKNOWN = "unknown"
+
+
+class ActorType(StrEnum):
+    """What kind of actor: the values of ``audit.actor.type`` in OpenTelemetry's draft Audit Logging signal."""
+
+    USER = "user"
+    SERVICE = "service"
+    TOKEN = "token"  # noqa: S105 - a kind of actor, not a secret
+    SYSTEM = "system"
+    ANONYMOUS = "anonymous"
+
+
+class EventName(StrEnum):
+    """The names under which records are found; an OpenTelemetry log record's ``event_name``."""
+
+    REQUEST = "tron.audit.request"
+    EXEC = "tron.audit.exec"
+    EVENT = "tron.audit.event"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acted. The application says so after it has authenticated the caller, never the client."""
+
+    id: str | None = None
+    type: ActorType = ActorType.ANONYMOUS
+    claimed: str | None = None
+    """The client's own word, which failed to authenticate: for the search by account after a brute force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """What was acted upon: ``instances/abc-123``, with its type and id apart. By policy, or by the application."""
+
+    name: str
+    type: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the request came from."""
+
+    address: str | None
+    """The address to believe, by ``rule``."""
+    peer: str | None
+    """The transport's other end, as the ASGI server reports it."""
+    rule: str
+    suspect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text of any length, cut visibly: the head, the whole's length in characters, and the whole's SHA-256."""
+
+    head: str
+    length: int
+    sha256: str
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A command run in a container. The client writes the command, the container writes its output."""
+
+    command: tuple[str, ...] | None = None
+    command_truncated: bool = False
+    container: str | None = None
+    stdout: Text | None = None
+    stderr: Text | None = None
+    exit_code: int | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The HTTP side of it."""
+
+    method: str
+    """One of the methods that HTTP defines, or ``_OTHER`` (semantic convention of ``http.request.method``)."""
+    method_original: str | None
+    """The client's method, where ``method`` is ``_OTHER``."""
+    route: str | None
+    """The template that the router matched; none for a 404."""
+    path: str
+    """The client's path, percent-encoded and bounded."""
+    status: int | None
+    """None where the client left before an answer began. 101 for an accepted WebSocket."""
+    user_agent: str | None
+    """The client."""
+    close_code: int | None = None
+    """The WebSocket's closing code (RFC 6455, 7.4)."""
+    headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Those that a policy rule names. The client."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One fact for the audit trail."""
+
+    record_id: str
+    name: EventName
+    began_ns: int
+    """Nanoseconds since the Unix epoch, by the wall clock."""
+    duration_ns: int
+    """By the monotonic clock: never negative, whatever happens to the wall clock."""
+    actor: Actor
+    action: str
+    resource: Resource
+    outcome: Outcome
+    context: Context
+    """The OpenTelemetry context in which it began: trace and span."""
+    source: Source | None = None
+    request: Request | None = None
+    execution: Execution | None = None
+    error_type: str | None = None
+
+
+def record_id() -> str:
+    """Gives a new id. From the system's random source at each call, so that two forks never give one twice."""
+    return str(uuid.uuid4())
+
+
+def error_type(kind: type[BaseException]) -> str:
+    """Names an exception's type for ``error.type``: qualified, except for Python's own."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,333 @@
+"""One request as it passes: what goes in, what comes out, how it ends, and the event that it makes.
+
+Message types and their fields are those of the ASGI specification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
+
+from tron_audit_otel import context, policy, redact, resource, route
+from tron_audit_otel.event import (
+    Action,
+    Actor,
+    ActorType,
+    AuditEvent,
+    EventName,
+    Execution,
+    Outcome,
+    Request,
+    error_type,
+    record_id,
+)
+from tron_audit_otel.execution import BODY_BYTES_MAX, of_original, of_request, worked
+from tron_audit_otel.source_ip import source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from starlette.types import Message, Receive, Scope, Send
+
+    from tron_audit_otel.event import Resource
+
+SCOPE_KEY = "tron_audit_otel"
+"""Marks a scope that is being recorded: an instrumented application that is mounted in one adds no second record."""
+
+CLIENT_DISCONNECTED = "client_disconnected"
+CANCELLED = "cancelled"
+NO_RESPONSE = "no_response"
+"""Values of ``error.type`` for what raises no exception of the application's."""
+
+FAILURE_STATUS_MIN = 400
+ERROR_STATUS_MIN = 500
+REDIRECT_STATUSES = (307, 308)
+SWITCHING_PROTOCOLS = 101
+FORBIDDEN = 403
+
+CLOSED_NORMALLY = (1000, 1001, 1005)
+"""RFC 6455, 7.4.1: normal closure, going away, no code given."""
+CLOSED_ABNORMALLY = 1006
+
+_logger = logging.getLogger(__name__)
+
+
+class Exchange:
+    """What a request and a WebSocket have in common."""
+
+    __slots__ = (
+        "_began",
+        "_began_ns",
+        "_body",
+        "_close_code",
+        "_disconnected",
+        "_done",
+        "_path",
+        "_receive",
+        "_root_path",
+        "_rules",
+        "_scope",
+        "_send",
+        "_status",
+        "draft",
+    )
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, rules: policy.Policy, emit: Callable[[AuditEvent], None]
+    ) -> None:
+        """Begins: the clock runs from here."""
+        self._began_ns = time.time_ns()
+        self._began = time.perf_counter_ns()
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._rules = rules
+        self._status: int | None = None
+        self._close_code: int | None = None
+        self._body: bytearray | None = None
+        self._disconnected = False
+        self._done = False
+        # A mount changes both on its way in; the route template and the policy want the application's own.
+        self._root_path: str = scope.get("root_path", "")
+        self._path: str = scope["path"]
+        self.draft = context.Draft(emit, context.open_telemetry_context(), source(scope))
+        scope[SCOPE_KEY] = self.draft
+        # A middleware may hand on a copy of the scope; the copies share this dictionary.
+        scope.setdefault("state", {})
+
+    def finish(self, outcome: Outcome, error: str | None = None) -> None:
+        """Emits the event, once, if the policy wants it."""
+        if self._done:
+            return
+        self._done = True
+        try:
+            event = self._event(outcome, error)
+        except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
+            lost(broken)
+            return
+        if event is not None:
+            self.draft.emit(event)
+
+    def _event(self, outcome: Outcome, error: str | None) -> AuditEvent | None:
+        duration_ns = time.perf_counter_ns() - self._began
+        scope, draft, headers = self._scope, self.draft, self._scope["headers"]
+        method = scope.get("method", "GET")  # a WebSocket's handshake is a GET
+        known_method = method if method in policy.HTTP_METHODS else "_OTHER"
+        actor = self._actor()
+        facts = policy.Facts(
+            method=known_method,
+            route=route.template(scope, self._root_path),
+            path=self._path.removeprefix(self._root_path) or "/",
+            status=self._status,
+            actor_type=actor.type,
+            cors_preflight=bool(_values(headers, "origin") and _values(headers, "access-control-request-method")),
+        )
+        rule = self._rules.rule(facts)
+        if rule.level == "none":
+            return None
+        execution = self._execution(rule)
+        told = worked(execution) if execution else None
+        by_default = Action.EXEC if execution else policy.default_action(known_method)
+        return AuditEvent(
+            record_id=record_id(),
+            name=EventName.EXEC if execution else EventName.REQUEST,
+            began_ns=self._began_ns,
+            duration_ns=duration_ns,
+            actor=actor,
+            action=draft.action or rule.action or by_default,
+            resource=draft.resource or self._resource(rule, facts.route, actor),
+            outcome=draft.outcome or (outcome if outcome is Outcome.FAILURE or told is None else told),
+            context=draft.context,
+            source=draft.source,
+            request=Request(
+                method=known_method,
+                method_original=redact.line(method) if known_method != method else None,
+                route=facts.route,
+                path=route.url_path(scope, self._path),
+                status=self._status,
+                user_agent=next((redact.line(value) for value in _values(headers, "user-agent")), None),
+                close_code=self._close_code,
+                headers={
+                    name: redact.header(name, values) for name in rule.headers if (values := _values(headers, name))
+                },
+            ),
+            execution=execution,
+            error_type=error or (execution.error_type if execution else None),
+        )
+
+    def _actor(self) -> Actor:
+        actor = self.draft.actor
+        # Where the original pull request's authentication puts it.
+        if actor is None and (name := self._scope["state"].get("audit_actor")):
+            actor = context.actor(name)
+        actor = actor or Actor(type=ActorType.ANONYMOUS)
+        return actor if self.draft.claimed is None else Actor(actor.id, actor.type, self.draft.claimed)
+
+    def _resource(self, rule: policy.Rule, template: str | None, actor: Actor) -> Resource:
+        params: dict[str, Any] = self._scope.get("path_params") or {}
+        if rule.resource is None:
+            return resource.by_route(template, params, route.url_path(self._scope, self._path))
+        return resource.expand(rule.resource, {"actor": actor.id or actor.claimed, **params})
+
+    def _execution(self, rule: policy.Rule) -> Execution | None:
+        if self.draft.run is not None:
+            told = self.draft.run.execution
+        elif payload := self._scope["state"].get("audit_exec_payload"):
+            told = of_original(payload)
+        elif Action.EXEC in (rule.action, self.draft.action):
+            told = Execution()
+        else:
+            return None
+        return of_request(told, self._scope, self._body, rule.command, rule.container)
+
+
+class HttpExchange(Exchange):
+    """A request and its response. It ends when the last byte of the response has been handed on."""
+
+    __slots__ = ("_keeps_body",)
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, rules: policy.Policy, emit: Callable[[AuditEvent], None]
+    ) -> None:
+        """Begins."""
+        super().__init__(scope, receive, send, rules, emit)
+        self._keeps_body: bool | None = None
+
+    async def receive(self) -> Message:
+        """Passes a message to the application."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._keep(message.get("body", b""))
+        elif message["type"] == "http.disconnect":
+            self._disconnected = True
+        return message
+
+    def _keep(self, chunk: bytes) -> None:
+        """Keeps the head of a body in which the policy may have to look for a command."""
+        try:
+            if self._keeps_body is None:
+                template = route.template(self._scope, self._root_path)
+                self._keeps_body = self._rules.may_read_body(self._scope["method"], template)
+            if self._keeps_body:
+                self._body = bytearray() if self._body is None else self._body
+                self._body += chunk[: BODY_BYTES_MAX + 1 - len(self._body)]
+        except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
+            self._keeps_body = False
+            lost(broken)
+
+    async def send(self, message: Message) -> None:
+        """Passes a message to the server."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._status = message["status"]
+            self._done = self._done or self._is_slash_redirect(message)
+        try:
+            await self._send(message)
+        except OSError:
+            # ASGI, HTTP version 2.4: the server raises once the client has gone.
+            self._disconnected = True
+            raise
+        if (kind == "http.response.body" and not message.get("more_body", False)) or kind == "http.response.pathsend":
+            self._responded()
+
+    def _is_slash_redirect(self, start: Message) -> bool:
+        """Whether the client is about to ask again with a slash more or less, and that will be the request."""
+        if start["status"] not in REDIRECT_STATUSES:
+            return False
+        try:
+            location = next(value for name, value in start["headers"] if name.lower() == b"location")
+            return route.is_slash_redirect(self._root_path, self._path, location)
+        except Exception:  # noqa: BLE001 - not a redirect that Starlette's router made
+            return False
+
+    def _responded(self) -> None:
+        status = self._status or ERROR_STATUS_MIN
+        if status >= ERROR_STATUS_MIN:
+            self.finish(Outcome.FAILURE, str(status))
+        else:
+            self.finish(Outcome.FAILURE if status >= FAILURE_STATUS_MIN else Outcome.SUCCESS)
+
+    def raised(self, error: BaseException) -> None:
+        """The application raised; a response may have begun."""
+        gone = self._disconnected and isinstance(error, OSError | asyncio.CancelledError)
+        if gone or isinstance(error, ClientDisconnect):
+            self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
+        elif not isinstance(error, Exception):
+            self.finish(Outcome.UNKNOWN, CANCELLED)
+        else:
+            # Starlette's outermost layer answers so; we stand inside it.
+            self._status = self._status or ERROR_STATUS_MIN
+            self.finish(Outcome.FAILURE, error_type(type(error)))
+
+    def returned(self) -> None:
+        """The application returned; unless the response is complete, it never will be."""
+        self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED if self._disconnected else NO_RESPONSE)
+
+
+class WebSocketExchange(Exchange):
+    """A WebSocket from handshake to close, or a refused handshake. It ends when its handler ends."""
+
+    __slots__ = ()
+
+    async def receive(self) -> Message:
+        """Passes a message to the application."""
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._disconnected = True
+            self._closed(message.get("code") or CLOSED_NORMALLY[-1])
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Passes a message to the server."""
+        await self._send(message)
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._status = SWITCHING_PROTOCOLS
+        elif kind == "websocket.http.response.start":
+            self._status = message["status"]
+        elif kind == "websocket.close" and self._status is None:
+            self._status = FORBIDDEN  # ASGI: a close before the accept refuses the handshake so
+        elif kind == "websocket.close":
+            self._closed(message.get("code") or CLOSED_NORMALLY[0])
+
+    def _closed(self, code: int) -> None:
+        """The side that closes first says why; the other's frame is an echo."""
+        self._close_code = self._close_code or code
+
+    def raised(self, error: BaseException) -> None:
+        """The handler raised."""
+        if isinstance(error, WebSocketDisconnect):
+            self.returned()
+        elif not isinstance(error, Exception):
+            self.finish(Outcome.UNKNOWN, CANCELLED)
+        else:
+            self._status = self._status or ERROR_STATUS_MIN
+            self.finish(Outcome.FAILURE, error_type(type(error)))
+
+    def returned(self) -> None:
+        """The handler returned."""
+        if self._status is None:
+            self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED if self._disconnected else NO_RESPONSE)
+        elif self._status != SWITCHING_PROTOCOLS:
+            self.finish(Outcome.FAILURE)
+        elif self._close_code is None or self._close_code in CLOSED_NORMALLY:
+            self.finish(Outcome.SUCCESS)
+        elif self._close_code == CLOSED_ABNORMALLY:
+            self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
+        else:
+            self.finish(Outcome.FAILURE)
+
+
+def lost(error: Exception) -> None:
+    """Logs that there will be no record, without what it would have said: that belongs to no operational log."""
+    _logger.error("an audit record could not be made: %s", error_type(type(error)))
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], name: str) -> list[str]:
+    key = name.encode("ascii")
+    return [value.decode("latin-1") for header, value in headers if header == key]

@@ -1,0 +1,177 @@
+"""Joins the middleware and the pipeline to an application: one call, or none with ``opentelemetry-instrument``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import fastapi.applications
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+from opentelemetry.instrumentation.utils import unwrap
+from starlette.middleware.errors import ServerErrorMiddleware
+from wrapt import wrap_function_wrapper
+
+from tron_audit_otel import context, policy, policy_file
+from tron_audit_otel.config import AuditConfig
+from tron_audit_otel.middleware import AuditMiddleware
+from tron_audit_otel.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from fastapi import FastAPI
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import LogRecordExporter
+    from starlette.types import ASGIApp
+
+SUPPORTED = ("fastapi >= 0.115",)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Instrumented:
+    """What `instrument` did to one application."""
+
+    pipeline: Pipeline
+    rules: policy.Policy
+    active: bool = True
+
+
+_applications: WeakKeyDictionary[FastAPI, _Instrumented] = WeakKeyDictionary()
+_pipelines: dict[AuditConfig, Pipeline] = {}
+
+
+def instrument(
+    app: FastAPI,
+    *,
+    exporter: LogRecordExporter | None = None,
+    logger_provider: LoggerProvider | None = None,
+    config: AuditConfig | None = None,
+) -> None:
+    """Records the requests of an application. Does nothing at all unless ``AUDIT_LOG_ENABLED=true``.
+
+    Call it once, before or after routes and middleware are added; a second call changes nothing. All applications
+    of a process that are instrumented alike share one stream of records.
+
+    Args:
+        app: The application.
+        exporter: Gets the records in place of the OTLP exporter, through a batch processor.
+        logger_provider: Gets the records in place of a provider of our own; it belongs to the caller, processors
+            and all.
+        config: The configuration, by default that of the environment.
+
+    Raises:
+        ConfigError: A setting or the policy file is wrong; the message names it.
+        ValueError: Both an exporter and a provider are given.
+    """
+    if exporter is not None and logger_provider is not None:
+        raise ValueError("instrument() takes an exporter or a logger_provider, not both: a provider has its own")
+    config = config if config is not None else AuditConfig.from_env()
+    if not config.enabled:
+        return
+    if (known := _applications.get(app)) is not None and known.active:
+        if exporter is not None or logger_provider is not None:
+            _logger.warning("instrument() was called before for this application; its new arguments are not used")
+        return
+    rules = _rules(app, config)
+    if exporter is None and logger_provider is None:
+        pipeline = _pipelines.setdefault(config, Pipeline(config))
+    else:
+        pipeline = Pipeline(config, exporter=exporter, logger_provider=logger_provider)
+    instrumented = _Instrumented(pipeline, rules)
+    _applications[app] = instrumented
+    _patch(app, instrumented)
+    context.add_emitter(pipeline.emit)
+
+
+def uninstrument(app: FastAPI) -> None:
+    """Undoes :func:`instrument`, after a flush. Does nothing to an application that is not instrumented."""
+    instrumented = _applications.pop(app, None)
+    if instrumented is None:
+        return
+    instrumented.active = False
+    if app.middleware_stack is not None:
+        app.middleware_stack = app.build_middleware_stack()
+    pipeline = instrumented.pipeline
+    if all(other.pipeline is not pipeline for other in _applications.values()):
+        context.remove_emitter(pipeline.emit)
+        for config in [config for config, shared in _pipelines.items() if shared is pipeline]:
+            del _pipelines[config]
+        pipeline.shutdown()
+
+
+def _rules(app: FastAPI, config: AuditConfig) -> policy.Policy:
+    own = policy_file.load(config.policy_file) if config.policy_file is not None else policy.PolicyFile(rules=())
+    if not own.default_rules:
+        return policy.Policy(own.rules)
+    docs = policy.docs_rule((app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url))
+    return policy.Policy((*own.rules, *((docs,) if docs else ()), *policy.DEFAULT_RULES))
+
+
+def _patch(app: FastAPI, instrumented: _Instrumented) -> None:
+    """Puts the middleware inside the outermost error handler and outside of everything that the application adds.
+
+    There it sees exceptions before they become a 500, refusals of every other middleware, and the server's span.
+    `add_middleware` would stand inside of whatever is added later, and refuses once the application runs.
+    """
+    build: Callable[[], ASGIApp] = app.build_middleware_stack
+
+    def build_audited() -> ASGIApp:
+        stack = build()
+        if instrumented.active:
+            layer = innermost_error_layer(stack)
+            layer.app = AuditMiddleware(
+                layer.app,
+                rules=instrumented.rules,
+                emit=instrumented.pipeline.emit,
+                flush=instrumented.pipeline.flush,
+            )
+        return stack
+
+    app.build_middleware_stack = build_audited  # type: ignore[method-assign]
+    if app.middleware_stack is not None:
+        app.middleware_stack = app.build_middleware_stack()
+
+
+def innermost_error_layer(stack: ASGIApp) -> ServerErrorMiddleware:
+    """Finds the error handler that is nearest to the application's own middleware.
+
+    FastAPIInstrumentor puts an error handler and its own middleware around the one that FastAPI builds; the
+    server's span is current only below both.
+    """
+    found: ServerErrorMiddleware | None = None
+    layer: Any = stack
+    while isinstance(layer, ServerErrorMiddleware) or type(layer).__module__.startswith("opentelemetry."):
+        if isinstance(layer, ServerErrorMiddleware):
+            found = layer
+        layer = layer.app
+    if found is None:
+        raise TypeError(f"cannot audit a middleware stack that begins with {type(stack).__name__}")
+    return found
+
+
+class AuditInstrumentor(BaseInstrumentor):  # type: ignore[misc] # mypy sees no type in the base's package
+    """Instruments every application that is made after it: what ``opentelemetry-instrument`` calls.
+
+    The configuration is read when an application is made, so that a mistake in it stops that application's start;
+    ``opentelemetry-instrument`` itself would log an error and go on without audit.
+    """
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Names the versions of FastAPI that this works with."""
+        return SUPPORTED
+
+    def _instrument(self, **kwargs: Any) -> None:  # noqa: ANN401 - the base's signature
+        def made(wrapped: Callable[..., None], app: FastAPI, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            wrapped(*args, **options)
+            instrument(app, **kwargs)
+
+        wrap_function_wrapper("fastapi.applications", "FastAPI.__init__", made)
+
+    def _uninstrument(self, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - the base's signature
+        unwrap(fastapi.applications.FastAPI, "__init__")
+        for app in list(_applications):
+            uninstrument(app)

@@ -1,0 +1,145 @@
+"""From an event to OpenTelemetry's SDK: the composition root of everything behind the middleware."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+import weakref
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+
+from tron_audit_otel.event import error_type
+from tron_audit_otel.exporter import SequencedExporter, otlp_exporter
+from tron_audit_otel.record import SCOPE_NAME, log_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry._logs import Logger
+    from opentelemetry._logs import LoggerProvider as APILoggerProvider
+    from opentelemetry.sdk._logs.export import LogRecordExporter
+
+    from tron_audit_otel.config import AuditConfig
+    from tron_audit_otel.event import AuditEvent
+
+DISTRIBUTION = "tron-audit-otel"
+
+_logger = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Takes events, never raises, never waits.
+
+    Threads and sockets start with the first event, not before: an application server may load the application in
+    one process and fork the workers from it. After a fork the SDK starts its thread and its stream anew.
+    """
+
+    def __init__(
+        self,
+        config: AuditConfig,
+        *,
+        exporter: LogRecordExporter | None = None,
+        logger_provider: APILoggerProvider | None = None,
+    ) -> None:
+        """Takes the parts; by default records go by OTLP to the configured endpoint.
+
+        Args:
+            config: The configuration.
+            exporter: Gets the records in place of the OTLP exporter.
+            logger_provider: Gets the records in place of a provider of our own. It belongs to the caller: it is
+                flushed, and never shut down.
+        """
+        self._config = config
+        self._make_exporter: Callable[[], LogRecordExporter] = (
+            (lambda: exporter) if exporter is not None else partial(otlp_exporter, config)
+        )
+        self._given_provider = logger_provider
+        self._provider: APILoggerProvider | None = None
+        self._logger: Logger | None = None
+        self._starting = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(_renew_lock, weakref.ref(self)))
+
+    def emit(self, event: AuditEvent) -> None:
+        """Hands an event to the SDK's queue. An error of ours is logged with the record's id, and never raised."""
+        try:
+            (self._logger or self._start()).emit(log_record(event))
+        except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
+            # Neither the message nor a traceback: both may carry a client's data into the operational log.
+            _logger.error("audit record %s is lost: %s", event.record_id, error_type(type(error)))  # noqa: TRY400
+
+    def _start(self) -> Logger:
+        with self._starting:
+            if self._logger is None:
+                self._provider = self._given_provider or self._own_provider()
+                self._logger = self._provider.get_logger(SCOPE_NAME, version(DISTRIBUTION))
+            return self._logger
+
+    def _own_provider(self) -> LoggerProvider:
+        config = self._config
+        attributes: dict[str, str] = dict(config.resource_attributes)
+        if config.service_name is not None:
+            attributes[SERVICE_NAME] = config.service_name
+        # One stream a process, whatever the operator says of the deployment: sequence numbers count within it.
+        attributes[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
+        provider = LoggerProvider(
+            Resource.create(attributes),
+            shutdown_on_exit=False,  # it would wait 30 s for a dead Collector
+            # Explicit, because the environment's limits are meant for telemetry and would cut an audit record.
+            log_record_limits=LogRecordLimits(
+                max_log_record_attributes=LogRecordLimits.UNSET,
+                max_log_record_attribute_length=LogRecordLimits.UNSET,
+            ),
+        )
+        provider.add_log_record_processor(
+            BatchLogRecordProcessor(
+                SequencedExporter(self._make_exporter),
+                schedule_delay_millis=config.batch_delay_ms,
+                max_export_batch_size=config.batch_records_max,
+                max_queue_size=config.queue_records_max,
+            )
+        )
+        return provider
+
+    def flush(self) -> bool:
+        """Exports what is queued, and waits for it within the configured deadline; tells whether that sufficed."""
+        return self._within_deadline("force_flush")
+
+    def shutdown(self) -> bool:
+        """Flushes, then ends the thread and the connection, all within the configured deadline.
+
+        The next event would start them anew.
+        """
+        done = self.flush() if self._given_provider is not None else self._within_deadline("shutdown")
+        self._logger = self._provider = None
+        return done
+
+    def _within_deadline(self, method: str) -> bool:
+        call = getattr(self._provider, method, None)
+        if call is None:
+            return True
+        # The SDK keeps no deadline of its own here: its flush waits as long as the exporter does.
+        worker = threading.Thread(target=call, name=f"tron-audit-{method}", daemon=True)
+        worker.start()
+        worker.join(self._config.shutdown_seconds_max)
+        if worker.is_alive():
+            _logger.warning(
+                "audit records may be lost: %s took longer than AUDIT_LOG_SHUTDOWN_SECONDS_MAX (%g s)",
+                method,
+                self._config.shutdown_seconds_max,
+            )
+        return not worker.is_alive()
+
+
+def _renew_lock(reference: weakref.ref[Pipeline]) -> None:
+    """Another thread of the parent may have held it at the fork; nobody would ever release it in the child."""
+    pipeline = reference()
+    if pipeline is not None:
+        pipeline._starting = threading.Lock()  # noqa: SLF001 - the object's own method, but for the weak reference

@@ -1,0 +1,251 @@
+"""Which requests are recorded, and as what: rules as data, first match wins.
+
+A rule matches on method, route template, path, status and actor type; it sets the level, the action, the resource,
+the headers to keep, and where to find the command of an execution that never reached its handler. Rules come from a
+YAML file, ``docs/policy.md`` describes it; behind them stand the default rules.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from tron_audit_otel.event import ACTION, Action
+from tron_audit_otel.resource import PLACEHOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tron_audit_otel.event import ActorType
+
+HTTP_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "QUERY"})
+"""The methods that ``http.request.method`` names; any other is ``_OTHER`` (OpenTelemetry, HTTP conventions)."""
+
+_ACTIONS = {
+    "GET": Action.READ,
+    "HEAD": Action.READ,
+    "OPTIONS": Action.READ,
+    "QUERY": Action.READ,
+    "POST": Action.CREATE,
+    "PUT": Action.UPDATE,
+    "PATCH": Action.UPDATE,
+    "DELETE": Action.DELETE,
+}
+
+_ROUTES_CACHED_MAX = 4096
+"""Pairs of method and route template; a large API has a few hundred, and clients cannot make new ones."""
+
+_STATUS = re.compile(r"[1-5](?:\d\d|xx)")
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _method(value: str) -> str:
+    if value not in HTTP_METHODS:
+        raise ValueError(f"must be one of {', '.join(sorted(HTTP_METHODS))}")
+    return value
+
+
+def _status(value: object) -> str:
+    if not _STATUS.fullmatch(text := str(value)):
+        raise ValueError("must be a status code such as 404, or a class such as 4xx")
+    return text
+
+
+def _glob(value: str) -> str:
+    if not value.startswith(("/", "**")):
+        raise ValueError("must begin with / or **")
+    return value
+
+
+def _action(value: str) -> str:
+    if not ACTION.fullmatch(value):
+        raise ValueError("must be capital letters, digits and underscores, such as LOGIN")
+    return value
+
+
+def _template(value: str) -> str:
+    if re.search(r"[{}]", PLACEHOLDER.sub("", value)):
+        raise ValueError("has a brace that encloses no name")
+    return value.strip("/")
+
+
+def _header(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
+        raise ValueError("must be a header's name")
+    return value.lower()
+
+
+def _place(value: str) -> str:
+    if not re.fullmatch(r"body(\.[^.]+)+|(query|path)\.[^.]+", value):
+        raise ValueError("must be body.<name>, query.<name> or path.<name>")
+    return value
+
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+_Globs = Annotated[tuple[Annotated[str, AfterValidator(_glob)], ...], BeforeValidator(_as_tuple)]
+_Places = Annotated[tuple[Annotated[str, AfterValidator(_place)], ...], BeforeValidator(_as_tuple)]
+_Methods = Annotated[tuple[Annotated[str, AfterValidator(_method)], ...], BeforeValidator(_as_tuple)]
+_Statuses = Annotated[tuple[Annotated[str, BeforeValidator(_status)], ...], BeforeValidator(_as_tuple)]
+_ActorTypes = Annotated[
+    tuple[Annotated[Literal["user", "service", "token", "system", "anonymous"], Field()], ...],
+    BeforeValidator(_as_tuple),
+]
+_Headers = Annotated[tuple[Annotated[str, AfterValidator(_header)], ...], BeforeValidator(_as_tuple)]
+
+
+class Match(BaseModel):
+    """What a rule asks of a request; a condition that is left out holds for every request."""
+
+    model_config = _STRICT
+
+    method: _Methods | None = None
+    route: _Globs | None = None
+    path: _Globs | None = None
+    status: _Statuses | None = None
+    actor_type: _ActorTypes | None = None
+    cors_preflight: bool | None = None
+
+    @cached_property
+    def _route(self) -> re.Pattern[str] | None:
+        return _compile(self.route)
+
+    @cached_property
+    def _path(self) -> re.Pattern[str] | None:
+        return _compile(self.path)
+
+    def may_match(self, method: str, route: str | None) -> bool:
+        """Whether the conditions that are known once the request is routed hold."""
+        if self.method is not None and method not in self.method:
+            return False
+        return self._route is None or (route is not None and self._route.fullmatch(route) is not None)
+
+    def matches(self, request: Facts) -> bool:
+        """Whether the conditions that :meth:`may_match` leaves open hold too."""
+        return (
+            (self._path is None or self._path.fullmatch(request.path) is not None)
+            and (self.status is None or _has_status(self.status, request.status))
+            and (self.actor_type is None or request.actor_type in self.actor_type)
+            and (self.cors_preflight is None or self.cors_preflight == request.cors_preflight)
+        )
+
+
+def _compile(globs: Sequence[str] | None) -> re.Pattern[str] | None:
+    r"""Turns globs into one expression: ``*`` stays within a segment, ``**`` spans any number of them."""
+    if globs is None:
+        return None
+    spans = {r"\*\*/": "(?:.*/)?", r"\*\*": ".*", r"\*": "[^/]*"}
+    return re.compile(
+        "|".join(re.sub(r"\\\*\\\*/|\\\*\\\*|\\\*", lambda m: spans[m[0]], re.escape(glob)) for glob in globs),
+        re.DOTALL,
+    )
+
+
+def _has_status(wanted: Sequence[str], status: int | None) -> bool:
+    return status is not None and (str(status) in wanted or f"{status // 100}xx" in wanted)
+
+
+class Rule(BaseModel):
+    """One rule of a policy file."""
+
+    model_config = _STRICT
+
+    name: str = Field(min_length=1)
+    match: Match = Match()
+    level: Literal["none", "metadata"] = "metadata"
+    action: Annotated[str, AfterValidator(_action)] | None = None
+    resource: Annotated[str, AfterValidator(_template)] | None = None
+    headers: _Headers = ()
+    command: _Places = ()
+    container: _Places = ()
+    commit: Literal["batch", "response"] = "batch"
+
+    @property
+    def reads_body(self) -> bool:
+        """Whether the rule looks for an execution's command in the request's body."""
+        return any(place.startswith("body.") for place in (*self.command, *self.container))
+
+
+class PolicyFile(BaseModel):
+    """A policy file's whole content."""
+
+    model_config = _STRICT
+
+    rules: tuple[Rule, ...] = Field(strict=False)
+    default_rules: bool = True
+    """Whether the default rules follow. Without them, a request that no rule matches is recorded as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a policy may ask of a request; ``path`` is the application's own, without ``root_path``."""
+
+    method: str
+    route: str | None
+    path: str
+    status: int | None
+    actor_type: ActorType
+    cors_preflight: bool
+
+
+EVERYTHING = Rule(name="everything")
+"""Stands behind all others: what no rule excludes is recorded."""
+
+DEFAULT_RULES = (
+    Rule(
+        name="health",
+        match=Match(method=("GET", "HEAD"), path=("/health", "/healthz", "/livez", "/readyz")),
+        level="none",
+    ),
+    Rule(name="cors-preflight", match=Match(method=("OPTIONS",), cors_preflight=True), level="none"),
+    Rule(
+        name="exec",
+        match=Match(method=("GET", "POST"), route=("**/exec",)),
+        action=Action.EXEC,
+        command=("body.command", "query.command"),
+        container=("body.container_name", "body.container", "query.container"),
+    ),
+)
+"""Hold for every application; ``docs_rule`` adds its documentation pages, whose paths are its own."""
+
+
+def docs_rule(paths: Iterable[str | None]) -> Rule | None:
+    """Excludes an application's documentation pages and OpenAPI schema, by their paths."""
+    found = tuple(path for path in paths if path)
+    return Rule(name="docs", match=Match(method=("GET", "HEAD"), path=found), level="none") if found else None
+
+
+class Policy:
+    """Rules, ready to be asked. Immutable but for its cache."""
+
+    def __init__(self, rules: Sequence[Rule] = DEFAULT_RULES) -> None:
+        """Takes the rules in their order."""
+        self.rules = (*rules, EVERYTHING)
+        self._candidates = lru_cache(_ROUTES_CACHED_MAX)(self._find_candidates)
+
+    def _find_candidates(self, method: str, route: str | None) -> tuple[Rule, ...]:
+        return tuple(rule for rule in self.rules if rule.match.may_match(method, route))
+
+    def rule(self, request: Facts) -> Rule:
+        """Gives the first rule that matches."""
+        candidates = self._candidates(request.method, request.route)
+        return next(rule for rule in candidates if rule.match.matches(request))
+
+    def may_read_body(self, method: str, route: str | None) -> bool:
+        """Whether a rule might look for a command in this request's body; without a route: on any route."""
+        if route is not None:
+            return any(rule.reads_body for rule in self._candidates(method, route))
+        return any(
+            rule.reads_body and (rule.match.method is None or method in rule.match.method) for rule in self.rules
+        )
+
+
+def default_action(method: str) -> str:
+    """Gives the action that a method stands for; OTHER where HTTP does not say."""
+    return _ACTIONS.get(method, Action.OTHER)

@@ -1,0 +1,94 @@
+"""Makes text from outside safe to keep: one line, valid Unicode, bounded, cut visibly. Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from tron_audit_otel.event import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LINE_CHARACTERS_MAX = 1024
+"""For an actor, a resource, a path, a user agent. The longest e-mail address has 254, a usual path under 200."""
+
+EXEC_CHARACTERS_MAX = 4096
+"""For a command, and for each output stream: the head is what an auditor reads, the hash proves the rest."""
+
+CUT = "…"
+"""Ends a line that was cut, so that nobody takes a prefix for the whole."""
+
+SENSITIVE_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token", "x-csrf-token"}
+)
+"""Recorded as present when a policy names them, never with their value (OWASP logging cheat sheet)."""
+
+MASK = "[masked]"
+
+
+def text(value: object) -> str:
+    """Turns anything into text now: an object may change or expire before the record is written. Never raises."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - str() of an application's object may do anything; the request goes on
+        return f"<{value.__class__.__name__} that has no text>"
+
+
+def _escaped(text: str, keep: str = "") -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def line(text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
+    r"""Gives text as one line of printable characters, at most ``characters_max`` long.
+
+    Control characters, line separators, bidirectional overrides and lone surrogates become backslash escapes, so
+    that no value can break a line, hide behind a terminal sequence, or make a whole batch impossible to encode.
+
+    >>> line("alice\nbob")
+    'alice\\nbob'
+    """
+    # One character can become ten; nothing past this head can survive the cut below.
+    text = _escaped(text[: characters_max + 1])
+    return text if len(text) <= characters_max else text[: characters_max - len(CUT)] + CUT
+
+
+def block(text: str | bytes, characters_max: int = EXEC_CHARACTERS_MAX) -> Text:
+    r"""Keeps the head of a text of many lines, with the length and the SHA-256 of the whole.
+
+    Line breaks and tabs stay as they are. What UTF-8 cannot carry, and the other control characters, become
+    backslash escapes. Bytes are hashed as they are; a string is hashed as UTF-8, lone surrogates as in WTF-8.
+    """
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    whole = text if isinstance(text, str) else text.decode("utf-8", "backslashreplace")
+    head = _escaped(whole[:characters_max], keep="\n\t")
+    return Text(
+        head=head[:characters_max],
+        length=len(whole),
+        sha256=hashlib.sha256(raw).hexdigest(),
+        truncated=max(len(whole), len(head)) > characters_max,
+    )
+
+
+def command(arguments: Iterable[str], characters_max: int = EXEC_CHARACTERS_MAX) -> tuple[tuple[str, ...], bool]:
+    """Keeps as many arguments as fit into ``characters_max``, each as one line, and tells whether any was cut."""
+    kept: list[str] = []
+    left = characters_max
+    for argument in arguments:
+        if left <= 0:
+            return tuple(kept), True
+        shown = line(argument, left)
+        kept.append(shown)
+        left -= len(shown) + 1
+        if shown.endswith(CUT) and not argument.endswith(CUT):
+            return tuple(kept), True
+    return tuple(kept), False
+
+
+def header(name: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Gives a header's values as lines, masked where the name is one that carries secrets."""
+    if name.lower() in SENSITIVE_HEADERS:
+        return tuple(MASK for _ in values)
+    return tuple(line(value) for value in values)

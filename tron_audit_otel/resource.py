@@ -1,0 +1,67 @@
+"""Names what a request acts upon: ``instances/abc-123``. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from tron_audit_otel import redact
+from tron_audit_otel.event import Resource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""A path parameter in a route template, as Starlette's ``path_format`` has it."""
+
+_API_PREFIX = re.compile(r"^/(?:api/)?(?:v\d+/)?")
+
+
+def named(name: str) -> Resource:
+    """Makes a resource of its name: the last two segments of ``a/b/c`` are its type and id."""
+    name = redact.line(redact.text(name)).strip("/")
+    parent, _, last = name.rpartition("/")
+    if not parent:
+        return Resource(name, type=name or None)
+    return Resource(name, type=parent.rpartition("/")[2], id=last)
+
+
+def by_route(route: str | None, path_params: Mapping[str, object], path: str) -> Resource:
+    """Names the resource after the route up to its last parameter: ``instances/abc-123``.
+
+    A leading ``/api`` and version are left out. Without a route, or without parameters, it is the path itself.
+    """
+    template = _API_PREFIX.sub("", route) if route else None
+    if template is None or not (places := list(PLACEHOLDER.finditer(template))):
+        return Resource(redact.line(_API_PREFIX.sub("", path).strip("/")), type=_last_segment(template))
+    return expand(template[: places[-1].end()], path_params)
+
+
+def expand(template: str, values: Mapping[str, object]) -> Resource:
+    """Fills a template such as ``instances/{instance_id}``; each value is percent-encoded and stays one segment.
+
+    The last placeholder is the id, the segment before it the type. A value that is not known becomes ``-``.
+    """
+    last: str | None = None
+
+    def fill(place: re.Match[str]) -> str:
+        nonlocal last
+        value = values.get(place[1])
+        last = "-" if value is None else encode(redact.text(value))
+        return last
+
+    name = PLACEHOLDER.sub(fill, template)
+    before = template[: template.rfind("{")] if last is not None else template
+    return Resource(redact.line(name), type=_last_segment(PLACEHOLDER.sub("", before)), id=last)
+
+
+def _last_segment(template: str | None) -> str | None:
+    return redact.line(template.strip("/").rpartition("/")[2]) or None if template else None
+
+
+def encode(text: str | bytes, safe: str = "@:+,=$") -> str:
+    """Percent-encodes a part of a path, bounded: no control character and no slash can pass as itself."""
+    raw = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
+    # One byte more than fits, so that the cut shows.
+    return redact.line(quote(raw[: redact.LINE_CHARACTERS_MAX + 1], safe=safe))

@@ -1,0 +1,47 @@
+"""What an ASGI scope says of the route and the path. Pure functions.
+
+The names are those of the ASGI specification, of Starlette's routing and of FastAPI's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from tron_audit_otel.resource import encode
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+PATH_SAFE = "/@:+,=$!&'()*;~"
+"""The characters that RFC 3986 lets stand in a path."""
+
+
+def template(scope: Scope, root_path: str) -> str | None:
+    """Gives the template of the route that matched, with the prefixes of its routers and mounts; none for a 404.
+
+    ``root_path`` is the scope's at the application's door, before any mount added to it.
+    """
+    route = scope.get("route")
+    # FastAPI 0.137 and newer leave the prefix of `include_router` out of the route, and keep the whole here.
+    effective = scope.get("fastapi", {}).get("effective_route_context")
+    if effective is not None and getattr(effective, "original_route", None) is route:
+        route = getattr(effective, "starlette_route", None) or effective
+    path: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
+    if path is None:
+        return None
+    mounted: str = scope.get("root_path", "")
+    return mounted.removeprefix(root_path) + path
+
+
+def url_path(scope: Scope, path: str) -> str:
+    """Gives the path as the client sent it, percent-encoded; ASGI's decoded path turns ``%0A`` into a line break."""
+    raw: bytes | None = scope.get("raw_path")
+    return encode(path, PATH_SAFE) if raw is None else encode(raw, PATH_SAFE + "%")
+
+
+def is_slash_redirect(root_path: str, path: str, location: bytes) -> bool:
+    """Whether a redirect leads to the same path with a slash more or less: Starlette's answer to a missing slash."""
+    target = unquote(urlsplit(location.decode("latin-1")).path)
+    same = target.rstrip("/") in (path.rstrip("/"), f"{root_path}{path}".rstrip("/"))
+    return same and target.endswith("/") != path.endswith("/")
