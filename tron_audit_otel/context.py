@@ -50,7 +50,7 @@ TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of actors' names
 class Draft:
     """What is known of a request so far. One for each request; the middleware makes it and reads it at the end."""
 
-    __slots__ = ("action", "actor", "claimed", "context", "emit", "outcome", "resource", "run", "source")
+    __slots__ = ("action", "actor", "claimed", "context", "emit", "error_type", "outcome", "resource", "run", "source")
 
     def __init__(self, emit: Callable[[AuditEvent], None], context: Context, source: Source | None) -> None:
         """Begins a draft whose further records, such as a second execution's, go to ``emit``."""
@@ -62,6 +62,7 @@ class Draft:
         self.action: str | None = None
         self.resource: Resource | None = None
         self.outcome: Outcome | None = None
+        self.error_type: str | None = None
         self.run: Run | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
@@ -57,10 +58,23 @@ CLOSED_ABNORMALLY = 1006
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What is the same for every request of an application."""
+
+    rules: policy.Policy
+    """Selects the requests, and says what they are."""
+    emit: Callable[[AuditEvent], None]
+    """Takes each event; it neither raises nor waits."""
+    has_error_handler: bool = False
+    """The application answers for its unhandled exceptions, and :meth:`HttpExchange.answered` is told how."""
+
+
 class Exchange:
     """What a request and a WebSocket have in common."""
 
     __slots__ = (
+        "_audit",
         "_began",
         "_began_ns",
         "_body",
@@ -70,23 +84,20 @@ class Exchange:
         "_path",
         "_receive",
         "_root_path",
-        "_rules",
         "_scope",
         "_send",
         "_status",
         "draft",
     )
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, rules: policy.Policy, emit: Callable[[AuditEvent], None]
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
         """Begins: the clock runs from here."""
         self._began_ns = time.time_ns()
         self._began = time.perf_counter_ns()
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._rules = rules
+        self._audit = audit
         self._status: int | None = None
         self._close_code: int | None = None
         self._body: bytearray | None = None
@@ -95,13 +106,15 @@ class Exchange:
         # A mount changes both on its way in; the route template and the policy want the application's own.
         self._root_path: str = scope.get("root_path", "")
         self._path: str = scope["path"]
-        self.draft = context.Draft(emit, context.open_telemetry_context(), source(scope))
-        scope[SCOPE_KEY] = self.draft
+        self.draft = context.Draft(audit.emit, context.open_telemetry_context(), source(scope))
+        scope[SCOPE_KEY] = self
         # A middleware may hand on a copy of the scope; the copies share this dictionary.
         scope.setdefault("state", {})
 
     def finish(self, outcome: Outcome, error: str | None = None) -> None:
         """Emits the event, once, if the policy wants it."""
+        if self.draft.error_type is not None and outcome is not Outcome.UNKNOWN:
+            outcome, error = Outcome.FAILURE, self.draft.error_type
         if self._done:
             return
         self._done = True
@@ -127,7 +140,7 @@ class Exchange:
             actor_type=actor.type,
             cors_preflight=bool(_values(headers, "origin") and _values(headers, "access-control-request-method")),
         )
-        rule = self._rules.rule(facts)
+        rule = self._audit.rules.rule(facts)
         if rule.level == "none":
             return None
         execution = self._execution(rule)
@@ -191,11 +204,9 @@ class HttpExchange(Exchange):
 
     __slots__ = ("_keeps_body",)
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, rules: policy.Policy, emit: Callable[[AuditEvent], None]
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
         """Begins."""
-        super().__init__(scope, receive, send, rules, emit)
+        super().__init__(scope, receive, send, audit)
         self._keeps_body: bool | None = None
 
     async def receive(self) -> Message:
@@ -212,7 +223,7 @@ class HttpExchange(Exchange):
         try:
             if self._keeps_body is None:
                 template = route.template(self._scope, self._root_path)
-                self._keeps_body = self._rules.may_read_body(self._scope["method"], template)
+                self._keeps_body = self._audit.rules.may_read_body(self._scope["method"], template)
             if self._keeps_body:
                 self._body = bytearray() if self._body is None else self._body
                 self._body += chunk[: BODY_BYTES_MAX + 1 - len(self._body)]
@@ -259,10 +270,13 @@ class HttpExchange(Exchange):
             self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
         elif not isinstance(error, Exception):
             self.finish(Outcome.UNKNOWN, CANCELLED)
-        else:
-            # Starlette's outermost layer answers so; we stand inside it.
-            self._status = self._status or ERROR_STATUS_MIN
-            self.finish(Outcome.FAILURE, error_type(type(error)))
+        elif self._status is not None or not self._audit.has_error_handler:
+            self.answered(ERROR_STATUS_MIN, error)
+
+    def answered(self, status: int, error: Exception) -> None:
+        """Starlette's outermost layer, which stands outside of us, answers for an unhandled exception."""
+        self._status = self._status or status
+        self.finish(Outcome.FAILURE, error_type(type(error)))
 
     def returned(self) -> None:
         """The application returned; unless the response is complete, it never will be."""

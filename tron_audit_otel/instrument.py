@@ -10,12 +10,14 @@ from weakref import WeakKeyDictionary
 import fastapi.applications
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 from opentelemetry.instrumentation.utils import unwrap
+from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from wrapt import wrap_function_wrapper
 
 from tron_audit_otel import context, policy, policy_file
 from tron_audit_otel.config import AuditConfig
-from tron_audit_otel.middleware import AuditMiddleware
+from tron_audit_otel.exchange import Audit
+from tron_audit_otel.middleware import AuditMiddleware, ErrorObserver, reporting
 from tron_audit_otel.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -120,15 +122,22 @@ def _patch(app: FastAPI, instrumented: _Instrumented) -> None:
     build: Callable[[], ASGIApp] = app.build_middleware_stack
 
     def build_audited() -> ASGIApp:
-        stack = build()
-        if instrumented.active:
-            layer = innermost_error_layer(stack)
-            layer.app = AuditMiddleware(
-                layer.app,
-                rules=instrumented.rules,
-                emit=instrumented.pipeline.emit,
-                flush=instrumented.pipeline.flush,
-            )
+        if not instrumented.active:
+            return build()
+        app.user_middleware.append(Middleware(ErrorObserver))  # the last is the innermost
+        try:
+            stack = build()
+        finally:
+            app.user_middleware.pop()
+        layer = innermost_error_layer(stack)
+        has_error_handler = layer.handler is not None and not layer.debug  # in debug mode it is not called
+        if has_error_handler:
+            layer.handler = reporting(layer.handler)  # type: ignore[arg-type] # Starlette's type has WebSockets' too
+        layer.app = AuditMiddleware(
+            layer.app,
+            Audit(instrumented.rules, instrumented.pipeline.emit, has_error_handler),
+            instrumented.pipeline.flush,
+        )
         return stack
 
     app.build_middleware_stack = build_audited  # type: ignore[method-assign]

@@ -2,44 +2,80 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel import context
-from tron_audit_otel.exchange import SCOPE_KEY, HttpExchange, WebSocketExchange, lost
+from tron_audit_otel.event import error_type
+from tron_audit_otel.exchange import ERROR_STATUS_MIN, SCOPE_KEY, HttpExchange, WebSocketExchange, lost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from starlette.requests import Request
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from tron_audit_otel.event import AuditEvent
-    from tron_audit_otel.policy import Policy
+
+_ErrorHandler = Callable[[Any, Exception], Any]
+"""Starlette's type for an exception handler, synchronous or not."""
+
+
+def reporting(handler: _ErrorHandler) -> _ErrorHandler:
+    """Wraps the application's handler for unhandled exceptions: only it knows the status that the client will get."""
+
+    async def report(request: Request, error: Exception) -> Response:
+        status = ERROR_STATUS_MIN
+        try:
+            answer = (
+                handler(request, error)
+                if inspect.iscoroutinefunction(handler)
+                else run_in_threadpool(handler, request, error)
+            )
+            response: Response = await answer
+            status = response.status_code
+            return response
+        finally:
+            if isinstance(exchange := request.scope.get(SCOPE_KEY), HttpExchange):
+                exchange.answered(status, error)
+
+    return report
+
+
+class ErrorObserver:
+    """Stands inside of all the application's own middleware, and notes the exception that is about to reach it.
+
+    A middleware may turn the exception into a response, and BaseHTTPMiddleware completes a response that an exception
+    cut short; from outside, either looks like an ordinary end.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wraps an application."""
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves the application."""
+        try:
+            await self.app(scope, receive, send)
+        except (ClientDisconnect, WebSocketDisconnect):
+            raise
+        except Exception as error:
+            if (exchange := scope.get(SCOPE_KEY)) is not None:
+                exchange.draft.error_type = error_type(type(error))
+            raise
 
 
 class AuditMiddleware:
     """Writes one record for each request that the policy selects, however the request ends."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        rules: Policy,
-        emit: Callable[[AuditEvent], None],
-        flush: Callable[[], object],
-    ) -> None:
-        """Wraps an application.
-
-        Args:
-            app: The application.
-            rules: Selects the requests, and says what they are.
-            emit: Takes each event; it must neither raise nor wait.
-            flush: Called in a thread when the application's lifespan ends.
-        """
+    def __init__(self, app: ASGIApp, audit: Audit, flush: Callable[[], object]) -> None:
+        """Wraps an application; ``flush`` is called in a thread when the application's lifespan ends."""
         self.app = app
-        self.rules = rules
-        self.emit = emit
+        self.audit = audit
         self.flush = flush
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,9 +88,10 @@ class AuditMiddleware:
             await self._observe(scope, receive, send)
 
     async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = HttpExchange if scope["type"] == "http" else WebSocketExchange
+        exchange: HttpExchange | WebSocketExchange
         try:
-            exchange = kind(scope, receive, send, self.rules, self.emit)
+            kind = HttpExchange if scope["type"] == "http" else WebSocketExchange
+            exchange = kind(scope, receive, send, self.audit)
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
             lost(broken)
             await self.app(scope, receive, send)

@@ -1,0 +1,612 @@
+"""P4: exactly one record for each significant request, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.testclient import TestClient
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.websockets import WebSocketDisconnect
+
+from tests.asgi import Peer, drive, http_scope, websocket_scope
+from tron_audit_otel.testing import Captured, capture
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from starlette.middleware.base import RequestResponseEndpoint
+
+
+class AppError(Exception):
+    """An application's own; its name is in the record."""
+
+
+def make_app() -> FastAPI:
+    app = FastAPI()
+    add_plain_routes(app)
+    add_streams(app)
+    add_websockets(app)
+    add_routers_and_mounts(app)
+    return app
+
+
+def add_plain_routes(app: FastAPI) -> None:
+    @app.get("/ok")
+    async def ok() -> str:
+        return "ok"
+
+    @app.get("/sync")
+    def sync() -> str:
+        return "ok"
+
+    @app.get("/status/{code}")
+    async def status(code: int) -> Response:
+        return Response(status_code=code)
+
+    @app.get("/raise/{code}")
+    async def refuse(code: int) -> None:
+        raise HTTPException(code)
+
+    async def deny() -> None:
+        raise HTTPException(401)
+
+    @app.delete("/denied/{item}", dependencies=[Depends(deny)])
+    async def denied(item: str) -> None: ...
+
+    @app.post("/validated")
+    async def validated(number: int) -> int:
+        return number
+
+    @app.get("/crash")
+    async def crash() -> None:
+        raise AppError
+
+    @app.get("/crash-sync")
+    def crash_sync() -> None:
+        raise AppError
+
+    @app.get("/background")
+    async def background(tasks: BackgroundTasks) -> str:
+        tasks.add_task(asyncio.sleep, 0)
+        return "ok"
+
+    def fail() -> None:
+        raise AppError
+
+    @app.get("/background-crash")
+    async def background_crash(tasks: BackgroundTasks) -> str:
+        tasks.add_task(fail)
+        return "ok"
+
+    @app.get("/redirect")
+    async def redirect() -> RedirectResponse:
+        return RedirectResponse("/elsewhere", 307)
+
+    @app.get("/found")
+    async def found() -> RedirectResponse:
+        return RedirectResponse("/elsewhere", 302)
+
+    @app.get("/slash/")
+    async def slash() -> str:
+        return "ok"
+
+    @app.get("/never")
+    async def never() -> None:
+        await asyncio.sleep(60)
+
+    @app.post("/reads")
+    async def reads(request: Request) -> str:
+        return (await request.body()).decode()
+
+    @app.get("/silent")
+    async def silent() -> Response:
+        return Silent()
+
+
+class Silent(Response):
+    """A broken response, which sends nothing."""
+
+    async def __call__(self, *args: Any) -> None: ...
+
+
+def add_streams(app: FastAPI) -> None:
+    async def numbers() -> AsyncIterator[bytes]:
+        for number in range(3):
+            yield str(number).encode()
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"0"
+        raise AppError
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(0)
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(numbers())
+
+    @app.get("/stream-crash")
+    async def stream_crash() -> StreamingResponse:
+        return StreamingResponse(broken())
+
+    @app.get("/stream-endless")
+    async def stream_endless() -> StreamingResponse:
+        return StreamingResponse(endless())
+
+
+def add_websockets(app: FastAPI) -> None:
+    @app.websocket("/ws")
+    async def echo(websocket: WebSocket) -> None:
+        await websocket.accept()
+        try:
+            while True:
+                await websocket.send_text(await websocket.receive_text())
+        except WebSocketDisconnect:
+            pass
+
+    @app.websocket("/ws-uncaught")
+    async def uncaught(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_text()
+
+    @app.websocket("/ws-refuse")
+    async def refuse(websocket: WebSocket) -> None:
+        await websocket.close(1008)
+
+    @app.websocket("/ws-policy")
+    async def policy(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close(1008)
+
+    @app.websocket("/ws-done")
+    async def done(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    @app.websocket("/ws-crash")
+    async def crash(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise AppError
+
+    @app.websocket("/ws-crash-early")
+    async def crash_early(websocket: WebSocket) -> None:
+        raise AppError
+
+    @app.websocket("/ws-denied")
+    async def denied(websocket: WebSocket) -> None:
+        await websocket.send_denial_response(JSONResponse({}, 401))
+
+
+def add_routers_and_mounts(app: FastAPI) -> None:
+    inner = APIRouter(prefix="/instances")
+
+    @inner.get("/{instance_id}")
+    async def instance(instance_id: str) -> str:
+        return instance_id
+
+    @inner.websocket("/{instance_id}/attach")
+    async def attach(websocket: WebSocket, instance_id: str) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    outer = APIRouter(prefix="/orgs/{org}")
+    outer.include_router(inner)
+    app.include_router(outer, prefix="/api/v1")
+
+    mounted = FastAPI()
+    mounted.include_router(inner)
+
+    @mounted.get("/plain/{name}")
+    async def plain(name: str) -> str:
+        return name
+
+    @mounted.get("/crash")
+    async def crash() -> None:
+        raise AppError
+
+    @mounted.get("/slash/")
+    async def slash() -> str:
+        return "ok"
+
+    app.mount("/mounted", mounted)
+
+
+@dataclass(frozen=True)
+class Ending:
+    what: str
+    method: str
+    path: str
+    expected: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def success(status: Any = 200, **more: Any) -> dict[str, Any]:
+    return {"audit.outcome": "success", "http.response.status_code": status, "error.type": None, **more}
+
+
+def failure(status: int, error: Any = None, **more: Any) -> dict[str, Any]:
+    return {"audit.outcome": "failure", "http.response.status_code": status, "error.type": error, **more}
+
+
+APP_ERROR = f"{__name__}.AppError"
+INSTANCE = {"http.route": "/api/v1/orgs/{org}/instances/{instance_id}", "audit.resource": "orgs/o/instances/i"}
+
+ENDINGS = [
+    Ending("async endpoint", "GET", "/ok", success()),
+    Ending("sync endpoint", "GET", "/sync", success()),
+    Ending("HEAD", "HEAD", "/ok", failure(405, **{"http.request.method": "HEAD"})),
+    Ending("OPTIONS", "OPTIONS", "/ok", failure(405, **{"http.request.method": "OPTIONS"})),
+    Ending("204", "GET", "/status/204", success(204)),
+    Ending("304", "GET", "/status/304", success(304)),
+    Ending("302 by a handler", "GET", "/found", success(302)),
+    Ending("307 by a handler", "GET", "/redirect", success(307)),
+    Ending("404 by a handler", "GET", "/raise/404", failure(404, **{"http.route": "/raise/{code}"})),
+    Ending("503 by a handler", "GET", "/raise/503", failure(503, "503")),
+    Ending("500 as a plain response", "GET", "/status/500", failure(500, "500")),
+    Ending(
+        "401 by a dependency",
+        "DELETE",
+        "/denied/7",
+        failure(401, **{"audit.action": "DELETE", "http.route": "/denied/{item}", "audit.target.id": "7"}),
+    ),
+    Ending("422 by validation", "POST", "/validated?number=x", failure(422, **{"audit.action": "CREATE"})),
+    Ending(
+        "404 before routing",
+        "GET",
+        "/no/such",
+        failure(404, **{"http.route": None, "url.path": "/no/such", "audit.resource": "no/such"}),
+    ),
+    Ending("405 before routing", "PATCH", "/ok", failure(405, **{"audit.action": "UPDATE"})),
+    Ending("unhandled exception", "GET", "/crash", failure(500, APP_ERROR)),
+    Ending("unhandled exception in a thread", "GET", "/crash-sync", failure(500, APP_ERROR)),
+    Ending("background task", "GET", "/background", success()),
+    Ending("background task that fails", "GET", "/background-crash", success()),
+    Ending("stream", "GET", "/stream", success()),
+    Ending("exception after the response began", "GET", "/stream-crash", failure(200, APP_ERROR)),
+    Ending("nested include_router", "GET", "/api/v1/orgs/o/instances/i", success(**INSTANCE)),
+    Ending(
+        "mounted application",
+        "GET",
+        "/mounted/plain/x",
+        success(**{"http.route": "/mounted/plain/{name}", "url.path": "/mounted/plain/x"}),
+    ),
+    Ending(
+        "mounted application's router",
+        "GET",
+        "/mounted/instances/x",
+        success(**{"http.route": "/mounted/instances/{instance_id}"}),
+    ),
+    Ending("404 in a mounted application", "GET", "/mounted/none", failure(404, **{"url.path": "/mounted/none"})),
+    # The mounted application answers 500 by itself before the exception reaches us; it is not instrumented here.
+    Ending("exception in a mounted application", "GET", "/mounted/crash", failure(500, "500")),
+    Ending("method that HTTP does not know", "BREW", "/ok", failure(405, **{"http.request.method": "_OTHER"})),
+]
+
+
+async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+def with_base_http_middleware(app: FastAPI) -> None:
+    app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+
+
+def with_cors(app: FastAPI) -> None:
+    app.add_middleware(CORSMiddleware, allow_origins=["*"])
+
+
+STACKS: dict[str, Callable[[FastAPI], None]] = {
+    "bare": lambda _: None,
+    "BaseHTTPMiddleware": with_base_http_middleware,
+    "CORSMiddleware": with_cors,
+}
+
+
+def differences(record: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    return {name: record.get(name) for name, value in expected.items() if record.get(name) != value}
+
+
+@pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS)
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.what)
+def test_each_ending_makes_one_record(ending: Ending, stack: Callable[[FastAPI], None]) -> None:
+    app = make_app()
+    stack(app)
+    with capture(app) as audit:
+        client = TestClient(app, raise_server_exceptions=False, follow_redirects=False)
+        client.request(ending.method, ending.path, **ending.options)
+    assert len(audit.records) == 1
+    assert differences(audit.last, ending.expected) == {}
+
+
+@pytest.mark.parametrize("path", ["/ok/", "/slash", "/mounted/slash"])
+def test_a_slash_redirect_makes_no_record_of_its_own(path: str) -> None:
+    app = make_app()
+    with capture(app) as audit:
+        assert TestClient(app, follow_redirects=False).get(path).status_code == 307
+        assert audit.records == []
+        assert TestClient(app).get(path).status_code == 200
+    assert len(audit.records) == 1
+
+
+def test_an_applications_own_redirect_to_another_path_is_recorded() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def home() -> RedirectResponse:
+        return RedirectResponse("/login")
+
+    with capture(app) as audit:
+        TestClient(app, follow_redirects=False).get("/")
+    assert audit.last["http.response.status_code"] == 307
+
+
+def test_a_response_that_never_comes(audited: tuple[FastAPI, Captured]) -> None:
+    app, audit = audited
+    asyncio.run(drive(app, http_scope(path="/silent"), Peer()))
+    assert len(audit.records) == 1
+    assert differences(audit.last, {"audit.outcome": "unknown", "error.type": "no_response"}) == {}
+
+
+def test_a_middleware_that_answers_for_an_exception_does_not_hide_it() -> None:
+    app = make_app()
+
+    async def answer(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        try:
+            return await call_next(request)
+        except AppError:
+            return JSONResponse({"error": "try again"}, 503)
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=answer)
+    with capture(app) as audit:
+        assert TestClient(app).get("/crash").status_code == 503
+    assert len(audit.records) == 1
+    assert differences(audit.last, failure(503, APP_ERROR)) == {}
+
+
+def fail_in_handler(request: Request, error: Exception) -> Response:
+    raise ValueError
+
+
+async def answer_async(request: Request, error: Exception) -> Response:
+    return JSONResponse({}, 503)
+
+
+def answer_sync(request: Request, error: Exception) -> Response:
+    return JSONResponse({}, 503)
+
+
+@pytest.mark.parametrize(
+    ("handler", "status"), [(answer_async, 503), (answer_sync, 503), (fail_in_handler, 500)], ids=lambda x: str(x)
+)
+def test_the_status_of_the_applications_own_error_handler(
+    handler: Callable[[Request, Exception], Any], status: int
+) -> None:
+    app = make_app()
+    app.add_exception_handler(Exception, handler)
+    with capture(app) as audit:
+        TestClient(app, raise_server_exceptions=False).get("/crash")
+        TestClient(app, raise_server_exceptions=False).get("/stream-crash")
+    assert len(audit.records) == 2
+    assert differences(audit.records[0], failure(status, APP_ERROR)) == {}
+    assert differences(audit.records[1], failure(200, APP_ERROR)) == {}
+
+
+def test_a_refusal_by_a_middleware_is_recorded() -> None:
+    app = make_app()
+
+    async def refuse(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        return JSONResponse({}, 401)
+
+    with capture(app) as audit:
+        app.add_middleware(BaseHTTPMiddleware, dispatch=refuse)
+        TestClient(app).delete("/denied/7")
+    assert len(audit.records) == 1
+    assert differences(audit.last, failure(401, **{"http.route": None, "audit.resource": "denied/7"})) == {}
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param("/behind/items/7", id="as ASGI has it"), pytest.param("/items/7", id="prefix stripped")]
+)
+def test_a_root_path_is_no_part_of_the_route(path: str) -> None:
+    app = FastAPI()
+
+    @app.get("/items/{item}")
+    async def item(item: str) -> str:
+        return item
+
+    with capture(app) as audit:
+        asyncio.run(drive(app, http_scope(path=path, root_path="/behind"), Peer()))
+    assert audit.last["http.route"] == "/items/{item}"
+    assert audit.last["audit.resource"] == "items/7"
+    assert audit.last["url.path"] == path
+
+
+def test_the_exception_reaches_the_server_untouched() -> None:
+    app = make_app()
+    with capture(app), pytest.raises(AppError) as raised:
+        TestClient(app).get("/crash")
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+
+
+def test_the_response_is_the_same_with_audit_and_without() -> None:
+    app = make_app()
+    client = TestClient(app, raise_server_exceptions=False)
+    before = [client.get(path) for path in ("/ok", "/stream", "/raise/404", "/crash", "/nope")]
+    with capture(app):
+        after = [client.get(path) for path in ("/ok", "/stream", "/raise/404", "/crash", "/nope")]
+    assert [(r.status_code, r.content, sorted(r.headers.items())) for r in before] == [
+        (r.status_code, r.content, sorted(r.headers.items())) for r in after
+    ]
+
+
+@pytest.fixture
+def audited() -> Iterator[tuple[FastAPI, Captured]]:
+    app = make_app()
+    with capture(app) as audit:
+        yield app, audit
+
+
+def test_client_leaves_while_the_handler_works(audited: tuple[FastAPI, Captured]) -> None:
+    app, audit = audited
+
+    async def scenario() -> None:
+        task = asyncio.ensure_future(drive(app, http_scope(path="/never"), Peer()))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    asyncio.run(scenario())
+    assert len(audit.records) == 1
+    expected = {"audit.outcome": "unknown", "error.type": "cancelled", "http.response.status_code": None}
+    assert differences(audit.last, expected) == {}
+
+
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+def test_client_leaves_in_the_middle_of_a_stream(audited: tuple[FastAPI, Captured], spec_version: str) -> None:
+    app, audit = audited
+
+    async def scenario() -> None:
+        peer = Peer()
+        if spec_version == "2.4":
+            peer.raise_on_send = 3
+        scope = http_scope(path="/stream-endless", asgi={"version": "3.0", "spec_version": spec_version})
+        task = asyncio.ensure_future(drive(app, scope, peer))
+        await asyncio.sleep(0.01)
+        if spec_version == "2.3":
+            peer.leave()
+        await task
+        assert len(peer.sent) >= 3
+
+    asyncio.run(scenario())
+    assert len(audit.records) == 1
+    expected = {"audit.outcome": "unknown", "error.type": "client_disconnected", "http.response.status_code": 200}
+    assert differences(audit.last, expected) == {}
+
+
+def test_client_leaves_before_its_body_is_whole(audited: tuple[FastAPI, Captured]) -> None:
+    app, audit = audited
+    peer = Peer([{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}])
+    asyncio.run(drive(app, http_scope("POST", "/reads"), peer))
+    assert len(audit.records) == 1
+    assert audit.last["audit.outcome"] == "unknown"
+    assert audit.last["error.type"] == "client_disconnected"
+
+
+def test_a_stream_is_passed_on_piece_by_piece(audited: tuple[FastAPI, Captured]) -> None:
+    app, audit = audited
+    peer = Peer()
+    asyncio.run(drive(app, http_scope(path="/stream"), peer))
+    assert [message.get("body") for message in peer.sent[1:]] == [b"0", b"1", b"2", b""]
+    assert len(audit.records) == 1
+
+
+def test_a_record_is_there_as_soon_as_the_response_is_complete() -> None:
+    app = FastAPI()
+    seen: list[int] = []
+
+    with capture(app) as audit:
+
+        @app.get("/later")
+        async def later(tasks: BackgroundTasks) -> str:
+            tasks.add_task(lambda: seen.append(len(audit.records)))
+            return "ok"
+
+        TestClient(app).get("/later")
+    assert seen == [1]
+
+
+CONNECT = {"type": "websocket.connect"}
+TEXT = {"type": "websocket.receive", "text": "hi"}
+
+
+def gone(code: int) -> dict[str, Any]:
+    return {"type": "websocket.disconnect", "code": code}
+
+
+@pytest.mark.parametrize(
+    ("path", "messages", "expected"),
+    [
+        pytest.param("/ws", [CONNECT, TEXT, gone(1000)], success(101, **{"audit.websocket.close_code": 1000}), id="closed by the client"),
+        pytest.param("/ws", [CONNECT, gone(1001)], success(101), id="page left"),
+        pytest.param("/ws-uncaught", [CONNECT, gone(1000)], success(101), id="disconnect not caught by the handler"),
+        pytest.param(
+            "/ws",
+            [CONNECT, gone(1006)],
+            {"audit.outcome": "unknown", "error.type": "client_disconnected", "http.response.status_code": 101},
+            id="connection lost",
+        ),
+        pytest.param("/ws-done", [CONNECT], success(101, **{"audit.websocket.close_code": 1000}), id="closed by us"),
+        pytest.param("/ws-policy", [CONNECT], failure(101, **{"audit.websocket.close_code": 1008}), id="closed by us for cause"),
+        pytest.param("/ws-refuse", [CONNECT], failure(403), id="refused"),
+        pytest.param("/ws-crash", [CONNECT], failure(101, APP_ERROR), id="exception after the accept"),
+        pytest.param("/ws-crash-early", [CONNECT], failure(500, APP_ERROR), id="exception before the accept"),
+        pytest.param("/ws-nowhere", [CONNECT], failure(403, **{"http.route": None}), id="no such route"),
+        pytest.param(
+            "/api/v1/orgs/o/instances/i/attach",
+            [CONNECT],
+            success(101, **{"http.route": "/api/v1/orgs/{org}/instances/{instance_id}/attach"}),
+            id="nested include_router",
+        ),
+    ],
+)  # fmt: skip
+def test_each_websocket_ending_makes_one_record(
+    audited: tuple[FastAPI, Captured], path: str, messages: list[dict[str, Any]], expected: dict[str, Any]
+) -> None:
+    app, audit = audited
+    asyncio.run(drive(app, websocket_scope(path), Peer(messages)))
+    assert len(audit.records) == 1
+    assert audit.last["http.request.method"] == "GET"
+    assert differences(audit.last, expected) == {}
+
+
+def test_websocket_denied_with_a_response(audited: tuple[FastAPI, Captured]) -> None:
+    app, audit = audited
+    scope = websocket_scope("/ws-denied", extensions={"websocket.http.response": {}})
+    asyncio.run(drive(app, scope, Peer([CONNECT])))
+    assert len(audit.records) == 1
+    assert differences(audit.last, failure(401)) == {}
+
+
+def test_an_error_of_ours_never_breaks_a_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "hunter2"  # noqa: S105 - must not reach the log
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError(secret)
+
+    app = make_app()
+    for place in (
+        "tron_audit_otel.exchange.source",
+        "tron_audit_otel.exchange.record_id",
+        "tron_audit_otel.route.template",
+        "tron_audit_otel.pipeline.log_record",
+    ):
+        with monkeypatch.context() as patch, capture(app) as audit:
+            patch.setattr(place, broken)
+            caplog.clear()
+            assert TestClient(app).post("/reads", content="x").text == '"x"'
+            assert audit.records == []
+            assert "RuntimeError" in caplog.text, place
+            assert secret not in caplog.text
+
+
+def test_headers_that_asgi_does_not_promise_do_not_break_a_request() -> None:
+    app = FastAPI()
+
+    @app.get("/x")
+    async def redirect() -> Response:
+        return Response(status_code=307, headers={"location": "http://[broken/x"})
+
+    with capture(app) as audit:
+        assert TestClient(app, follow_redirects=False).get("/x").status_code == 307
+    assert audit.last["http.response.status_code"] == 307
