@@ -384,7 +384,9 @@ def answer_sync(request: Request, error: Exception) -> Response:
 
 
 @pytest.mark.parametrize(
-    ("handler", "status"), [(answer_async, 503), (answer_sync, 503), (fail_in_handler, 500)], ids=lambda x: str(x)
+    ("handler", "status"),
+    [(answer_async, 503), (answer_sync, 503), (fail_in_handler, 500)],
+    ids=["async", "sync", "raises"],
 )
 def test_the_status_of_the_applications_own_error_handler(
     handler: Callable[[Request, Exception], Any], status: int
@@ -535,7 +537,12 @@ def gone(code: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "messages", "expected"),
     [
-        pytest.param("/ws", [CONNECT, TEXT, gone(1000)], success(101, **{"audit.websocket.close_code": 1000}), id="closed by the client"),
+        pytest.param(
+            "/ws",
+            [CONNECT, TEXT, gone(1000)],
+            success(101, **{"audit.websocket.close_code": 1000}),
+            id="closed by the client",
+        ),
         pytest.param("/ws", [CONNECT, gone(1001)], success(101), id="page left"),
         pytest.param("/ws-uncaught", [CONNECT, gone(1000)], success(101), id="disconnect not caught by the handler"),
         pytest.param(
@@ -545,7 +552,9 @@ def gone(code: int) -> dict[str, Any]:
             id="connection lost",
         ),
         pytest.param("/ws-done", [CONNECT], success(101, **{"audit.websocket.close_code": 1000}), id="closed by us"),
-        pytest.param("/ws-policy", [CONNECT], failure(101, **{"audit.websocket.close_code": 1008}), id="closed by us for cause"),
+        pytest.param(
+            "/ws-policy", [CONNECT], failure(101, **{"audit.websocket.close_code": 1008}), id="closed by us for cause"
+        ),
         pytest.param("/ws-refuse", [CONNECT], failure(403), id="refused"),
         pytest.param("/ws-crash", [CONNECT], failure(101, APP_ERROR), id="exception after the accept"),
         pytest.param("/ws-crash-early", [CONNECT], failure(500, APP_ERROR), id="exception before the accept"),
@@ -557,7 +566,7 @@ def gone(code: int) -> dict[str, Any]:
             id="nested include_router",
         ),
     ],
-)  # fmt: skip
+)
 def test_each_websocket_ending_makes_one_record(
     audited: tuple[FastAPI, Captured], path: str, messages: list[dict[str, Any]], expected: dict[str, Any]
 ) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
+from starlette._utils import is_async_callable
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from tron_audit_otel.exchange import Audit
 
 _ErrorHandler = Callable[[Any, Exception], Any]
 """Starlette's type for an exception handler, synchronous or not."""
@@ -32,9 +33,7 @@ def reporting(handler: _ErrorHandler) -> _ErrorHandler:
         status = ERROR_STATUS_MIN
         try:
             answer = (
-                handler(request, error)
-                if inspect.iscoroutinefunction(handler)
-                else run_in_threadpool(handler, request, error)
+                handler(request, error) if is_async_callable(handler) else run_in_threadpool(handler, request, error)
             )
             response: Response = await answer
             status = response.status_code
