@@ -10,8 +10,8 @@ from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.context import annotate, claim_actor, execution, record, set_actor
 from tron_audit_otel.errors import AuditError, ConfigError
 from tron_audit_otel.event import Action, ActorType, Outcome
-from tron_audit_otel.execution import Run
-from tron_audit_otel.instrument import AuditInstrumentor, instrument, uninstrument
+from tron_audit_otel.instrumentation import AuditInstrumentor, instrument, uninstrument
+from tron_audit_otel.run import Run
 
 __all__ = [
     "Action",

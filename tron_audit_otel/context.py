@@ -30,7 +30,7 @@ from tron_audit_otel.event import (
     error_type,
     record_id,
 )
-from tron_audit_otel.execution import Run, worked
+from tron_audit_otel.run import Run, worked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

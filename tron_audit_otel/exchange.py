@@ -27,7 +27,7 @@ from tron_audit_otel.event import (
     error_type,
     record_id,
 )
-from tron_audit_otel.execution import BODY_BYTES_MAX, of_original, of_request, worked
+from tron_audit_otel.run import BODY_BYTES_MAX, of_original, of_request, worked
 from tron_audit_otel.source_ip import source
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk._logs.export import LogRecordExporter
 
-from tron_audit_otel.record import SEQUENCE_NUMBER
+from tron_audit_otel.log_record import SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resou
 
 from tron_audit_otel.event import error_type
 from tron_audit_otel.exporter import SequencedExporter, otlp_exporter
-from tron_audit_otel.record import SCOPE_NAME, log_record
+from tron_audit_otel.log_record import SCOPE_NAME, to_log_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ class Pipeline:
     def emit(self, event: AuditEvent) -> None:
         """Hands an event to the SDK's queue. An error of ours is logged with the record's id, and never raised."""
         try:
-            (self._logger or self._start()).emit(log_record(event))
+            (self._logger or self._start()).emit(to_log_record(event))
         except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
             # Neither the message nor a traceback: both may carry a client's data into the operational log.
             _logger.error("audit record %s is lost: %s", event.record_id, error_type(type(error)))  # noqa: TRY400

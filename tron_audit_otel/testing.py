@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.exporter import SequencedExporter
-from tron_audit_otel.instrument import instrument, uninstrument
+from tron_audit_otel.instrumentation import instrument, uninstrument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -34,7 +34,7 @@ _SEVERITY = {
 }
 
 
-def log_record(event: AuditEvent) -> LogRecord:
+def to_log_record(event: AuditEvent) -> LogRecord:
     """Makes the log record; every value in it is of a type that OTLP can carry."""
     severity = _severity(event)
     return LogRecord(
