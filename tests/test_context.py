@@ -94,7 +94,7 @@ def test_a_burst_never_mixes_two_requests(base_http_middleware: bool) -> None:  
         if record["url.path"].startswith("/sync"):
             assert record["process.command_args"] == ("echo", name)
             assert record["container.name"] == name
-            assert record["audit.exec.stdout"] == name
+            assert record["audit.exec.stdout.text"] == name
 
 
 def app_that(handler: Any) -> TestClient:
@@ -199,7 +199,7 @@ def test_wrong_words_are_logged_and_break_nothing(caplog: pytest.LogCaptureFixtu
     assert record["audit.action"] == "OTHER"
     assert record["audit.outcome"] == "success"
     assert record["process.command_args"] == ("5",)
-    assert record["audit.exec.stdout"] == "\\xff"
+    assert record["audit.exec.stdout.text"] == "\\xff"
     assert [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR] == [
         "actor type must be one of user, service, token, system, anonymous, not 'usr'",
         "action must be capital letters, digits and underscores, not 'log in'",

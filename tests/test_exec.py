@@ -98,11 +98,11 @@ def exec_record(path: str, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("/pods/p/exec", {"audit.outcome": "success", "process.exit.code": 0, "audit.exec.stderr": "err"}),
+        ("/pods/p/exec", {"audit.outcome": "success", "process.exit.code": 0, "audit.exec.stderr.text": "err"}),
         ("/failing/p/exec", {"audit.outcome": "failure", "process.exit.code": 1, "http.response.status_code": 200}),
         ("/slow/p/exec", {"audit.outcome": "failure", "error.type": "TimeoutError", "process.exit.code": None}),
         ("/denied/p/exec", {"audit.outcome": "failure", "http.response.status_code": 403}),
-        ("/original/p/exec", {"audit.outcome": "failure", "process.exit.code": 7, "audit.exec.stdout": "out"}),
+        ("/original/p/exec", {"audit.outcome": "failure", "process.exit.code": 7, "audit.exec.stdout.text": "out"}),
         ("/original-error/p/exec", {"audit.outcome": "failure", "error.message": "pod not found"}),
     ],
 )
@@ -161,7 +161,7 @@ def test_the_output_is_cut_visibly() -> None:
     with capture(app) as seen:
         TestClient(app).post("/x/exec")
     for stream in ("stdout", "stderr"):
-        assert seen.last[f"audit.exec.{stream}"] == whole[:4096]
+        assert seen.last[f"audit.exec.{stream}.text"] == whole[:4096]
         assert seen.last[f"audit.exec.{stream}.length"] == 10_000
         assert seen.last[f"audit.exec.{stream}.truncated"] is True
         assert seen.last[f"audit.exec.{stream}.sha256"] == hashlib.sha256(whole.encode()).hexdigest()

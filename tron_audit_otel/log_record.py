@@ -128,7 +128,7 @@ def _add_execution(found: dict[str, AnyValue], execution: Execution) -> None:
 def _add_text(found: dict[str, AnyValue], name: str, text: Text | None) -> None:
     if text is None:
         return
-    found[name] = text.head
+    found[f"{name}.text"] = text.head  # not `name` itself, which is a parent: stores of nested fields refuse both
     found[f"{name}.length"] = text.length
     found[f"{name}.truncated"] = text.truncated
     found[f"{name}.sha256"] = text.sha256
