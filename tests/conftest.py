@@ -1,16 +1,23 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from collector import build
+from collector import build, launch
 
-if TYPE_CHECKING:
-    from pathlib import Path
+BINARY = pytest.StashKey[Path]()
 
 
 @pytest.fixture(scope="session")
-def otelcol() -> Path:
+def otelcol(pytestconfig: pytest.Config) -> Path:
     """The real Collector: built here once and cached, or the one that TRON_AUDIT_OTELCOL names."""
-    return build.otelcol()
+    pytestconfig.stash[BINARY] = binary = build.otelcol()
+    return binary
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Names the SIEMs that this Collector could not run, so that a green run never hides what it left out."""
+    if (binary := config.stash.get(BINARY, None)) is not None:
+        for name, reason in launch.unavailable(binary):
+            terminalreporter.write_line(f"SIEM not run: {name}. This Collector {reason}.", yellow=True)

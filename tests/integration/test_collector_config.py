@@ -55,7 +55,7 @@ def certificate(tmp_path: Path, authority: trustme.CA) -> dict[str, str]:
 def run(otelcol: Path, command: str, settings: Mapping[str, str], *more: Path) -> subprocess.CompletedProcess[str]:
     """Give the Collector the files that these settings ask for, and `more`, and one command."""
     files = [*launch.config_files(settings), *more]
-    return subprocess.run(  # noqa: S603 - the Collector that the tests are about
+    return subprocess.run(
         [str(otelcol), command, *launch.flags(files)],
         env=launch.collector_environ(settings, files),
         capture_output=True,

@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all the set-up by themselves; they need Python 3.11 or newer, and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit lint types format collector constraints clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, and $(PYTHON) is {v[0]}.{v[1]}: make … PYTHON=python3.13")'
+	@echo "Setting up $(VENV) (once, about half a minute)"
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+demo: $(STAMP) ## run the whole path on this machine and show where each record arrived (ONCE=1 stops by itself)
+	@$(BIN)/python -m examples.demo
+
+test: $(STAMP) ## run every test; builds the Collector and the log store when they are not there yet
+	@$(BIN)/python -m collector.build all >/dev/null
+	@$(BIN)/pytest --cov --cov-report=term
+
+unit: $(STAMP) ## run the tests that need no server
+	@$(BIN)/pytest --ignore=tests/integration
+
+lint: $(STAMP) ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(STAMP) ## check types, strictly
+	@$(BIN)/mypy
+
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+collector: $(STAMP) ## build the Collector, and print where it is
+	@$(BIN)/python -m collector.build otelcol
+
+constraints: $(STAMP) ## pin the newest versions of everything that development needs
+	@$(BIN)/pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --upgrade --group dev --universal --no-header --no-annotate pyproject.toml -o constraints.txt
+
+clean: ## remove what was set up here; the built servers stay in the user's cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage

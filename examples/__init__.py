@@ -1,0 +1,1 @@
+"""The example platform API, and the demo that runs it with a real Collector."""

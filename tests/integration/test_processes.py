@@ -1,0 +1,179 @@
+"""Real servers, one process and many, stopped as they are stopped in production: every record reaches the Collector."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from collector import servers
+from tests.integration.gateway import Gateway, eventually, records_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REQUESTS = 200
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+APP = "tests.integration.served:app"
+
+UVICORN: list[str | Path] = [BIN / "uvicorn", APP, "--port", "{port}", "--log-level", "warning"]
+GUNICORN: list[str | Path] = [BIN / "gunicorn", APP, "-b", "127.0.0.1:{port}", "-w", "2"]
+GUNICORN += ["-k", "uvicorn_worker.UvicornWorker"]
+SERVERS: dict[str, list[str | Path]] = {
+    "uvicorn": UVICORN,
+    "uvicorn, two workers": [*UVICORN, "--workers", "2"],
+    "gunicorn": GUNICORN,
+    "gunicorn, preloaded": [*GUNICORN, "--preload"],
+    "zero-code": [BIN / "opentelemetry-instrument", *UVICORN],
+}
+PROCESSES = {"uvicorn, two workers": 2, "gunicorn": 2, "gunicorn, preloaded": 2}
+# Not gunicorn's SIGINT: with uvicorn's worker it takes 30 s and then kills the workers, audited or not.
+STOPS = [(name, signal.SIGTERM) for name in SERVERS] + [("uvicorn", signal.SIGINT), ("zero-code", signal.SIGINT)]
+
+
+def settings(url: str, **more: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "AUDIT_LOG_ENABLED": "true",
+        "OTEL_SERVICE_NAME": "served",
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": url,
+        # The distribution behind `opentelemetry-instrument` makes gRPC the default.
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        # `opentelemetry-instrument` would send the application's own telemetry there, too.
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        **more,
+    }
+
+
+class Api(servers.Server):
+    """The application under a real server."""
+
+    def __init__(self, command: list[str | Path], environ: dict[str, str]) -> None:
+        (port,) = servers.free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        super().__init__("api", [str(part).format(port=port) for part in command], environ, f"{self.url}/ready")
+
+
+@pytest.fixture(scope="module")
+def gateway(otelcol: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(otelcol, tmp_path_factory.mktemp("collector"), {}) as running:
+        yield running
+
+
+def streams(gateway: Gateway, service: str) -> dict[str, list[dict[str, Any]]]:
+    """The archived records of a service by stream, in the order in which they arrived."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for around, record in records_in(gateway.data / "archive" / "audit.jsonl"):
+        if around["resource"]["service.name"] == service:
+            found[around["resource"]["service.instance.id"]].append(record["attributes"])
+    return dict(found)
+
+
+@pytest.mark.parametrize(("server", "sig"), STOPS, ids=[f"{server}, {sig.name}" for server, sig in STOPS])
+def test_a_stopped_server_has_sent_every_record(gateway: Gateway, server: str, sig: signal.Signals) -> None:
+    service = f"{server} {sig.name}"
+    environ = settings(gateway.url, OTEL_SERVICE_NAME=service, TEST_INSTRUMENT=str(server != "zero-code").lower())
+    with Api(SERVERS[server], environ) as api:
+        pids: set[int] = set()
+        for number in range(REQUESTS):
+            # A connection each, so that every worker gets some.
+            pids.add(httpx.get(f"{api.url}/items/{number}", trust_env=False).json())
+        api.stop(sig)
+    found = streams(gateway, service)
+    items = [record for stream in found.values() for record in stream if record["http.route"] == "/items/{item}"]
+    assert sorted(int(record["audit.target.id"]) for record in items) == list(range(REQUESTS))
+    assert len({record["audit.record.id"] for record in items}) == REQUESTS
+    assert {record["audit.actor.id"] for record in items} == {"alice@example.com"}
+    assert len(found) >= len(pids) >= PROCESSES.get(server, 1)
+    for stream in found.values():
+        assert [record["audit.sequence.number"] for record in stream] == list(range(1, len(stream) + 1))
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """A Collector that accepts and never answers: a fake, since no real one does so on demand."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1/logs"
+
+
+@pytest.mark.parametrize("collector", ["hung", "dead"])
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_that_is_not_there_delays_neither_requests_nor_the_end(
+    collector: str, protocol: str, black_hole: str
+) -> None:
+    url = black_hole if collector == "hung" else f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs"
+    with Api(SERVERS["uvicorn"], settings(url, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)) as api:
+        with httpx.Client(base_url=api.url, trust_env=False) as client:
+            slowest = 0.0
+            for number in range(REQUESTS):
+                began = time.perf_counter()
+                assert client.get(f"/items/{number}").status_code == 200
+                slowest = max(slowest, time.perf_counter() - began)
+        assert slowest < 1  # a wait for the Collector would be its time-out of 10 s
+        began = time.perf_counter()
+        api.stop()
+        # AUDIT_LOG_SHUTDOWN_SECONDS_MAX once at the lifespan's end and once at exit; the SDK alone takes 30 s.
+        assert time.perf_counter() - began < 8
+        assert "audit records may be lost" in api.log()
+
+
+def slow_ones(gateway: Gateway) -> list[dict[str, Any]]:
+    return [r for stream in streams(gateway, "leaves").values() for r in stream if r["url.path"] == "/slow"]
+
+
+def test_a_client_that_leaves_is_on_record(gateway: Gateway) -> None:
+    with Api(SERVERS["uvicorn"], settings(gateway.url, OTEL_SERVICE_NAME="leaves")) as api:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(f"{api.url}/slow", timeout=0.1, trust_env=False)
+        eventually(lambda: slow_ones(gateway), "the record")
+    (record,) = slow_ones(gateway)
+    # uvicorn does not tell a handler that never asks; the handler did its work, and that is what is on record.
+    assert record["audit.outcome"] == "success"
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_each_protocol_with_a_token(otelcol: Path, tmp_path: Path, protocol: str, compression: str) -> None:
+    with Gateway(otelcol, tmp_path, {"AUDIT_COLLECTOR_TOKEN": "s3cret"}) as gateway:
+        endpoint = f"http://{gateway.grpc}" if protocol == "grpc" else gateway.url
+        environ = settings(
+            endpoint,
+            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+            OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20s3cret",
+            OTEL_EXPORTER_OTLP_COMPRESSION=compression,
+        )
+        with Api(SERVERS["uvicorn"], environ) as api:
+            httpx.get(f"{api.url}/items/7", trust_env=False)
+            api.stop()
+        assert [record["url.path"] for record in gateway.archived() if record["url.path"] != "/ready"] == ["/items/7"]
+
+
+def test_a_wrong_setting_stops_the_server_with_its_name() -> None:
+    api = Api(SERVERS["uvicorn"], settings("http://127.0.0.1:1/v1/logs", AUDIT_LOG_BATCH_DELAY_MS="soon"))
+    with (
+        pytest.raises(servers.ServerError, match=r"AUDIT_LOG_BATCH_DELAY_MS must be a valid integer.* not 'soon'"),
+        api,
+    ):
+        pass
+
+
+def test_threads_start_with_the_first_record_and_not_before() -> None:
+    from tests.integration import served  # noqa: PLC0415 - imported once audit is off, in this process
+
+    assert not any("tron-audit" in thread.name for thread in threading.enumerate())
+    assert served.app.middleware_stack is None

@@ -1,0 +1,135 @@
+"""The demo's verdict: exit code 0 must mean that every record arrived exactly once everywhere, and nothing else did."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from rich.console import Console
+from ruamel.yaml import YAML
+
+from collector import launch
+from examples.demo import compose, evidence, stage, traffic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from examples.demo.evidence import Evidence
+
+SIEM = "http"
+
+
+def log_record(record_id: str, action: str = "DELETE", **attributes: str) -> dict[str, Any]:
+    """Return a record as OTLP/JSON has it."""
+    values = {
+        "audit.record.id": record_id,
+        "audit.actor.id": "alice@example.com",
+        "audit.action": action,
+        "audit.resource": "webapps/web-shop",
+        "audit.outcome": "success",
+        "client.address": "192.0.2.7",
+    } | attributes
+    listed = [{"key": name, "value": {"stringValue": value}} for name, value in values.items()]
+    status = {"key": "http.response.status_code", "value": {"intValue": "204"}}
+    return {"timeUnixNano": "1000000000", "attributes": [*listed, status]}
+
+
+DELETED = traffic.Fact("alice@example.com", "DELETE", "webapps/web-shop", "204", "success")
+
+
+@dataclass
+class FakeStore:
+    """A log store that has these rows, whatever it is asked."""
+
+    rows: list[dict[str, str]] = field(default_factory=list)
+
+    def query(self, _query: str, _tenant: int) -> list[dict[str, str]]:
+        return self.rows
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "ARRIVAL_SECONDS_MAX", 0)
+    monkeypatch.setattr(evidence, "SETTLE_SECONDS", 0)
+
+
+def collect(archived: list[dict[str, Any]], rows: list[dict[str, str]], *expected: traffic.Fact) -> Evidence:
+    request = {"resourceLogs": [{"scopeLogs": [{"logRecords": archived}]}]}
+    running = SimpleNamespace(archive=lambda: [request], siems=(SIEM,), store=FakeStore(rows))
+    return evidence.collect(cast("stage.Stage", running), expected)
+
+
+def test_all_is_well_when_every_record_arrived_once() -> None:
+    found = collect([log_record("id-1")], [{"some.other.name": "id-1"}], DELETED)
+    assert found.problems() == []
+    assert found.found == {"archive": Counter({"id-1": 1}), SIEM: Counter({"id-1": 1})}
+
+
+@pytest.mark.parametrize(
+    ("archived", "rows", "expected", "problem"),
+    [
+        pytest.param(["id-1"], [], 1, "http has 0 instead of 1 of: alice", id="a SIEM lacks it"),
+        pytest.param(["id-1"], ["id-1", "id-1"], 1, "http has 2 instead of 1 of: alice", id="a SIEM has it twice"),
+        pytest.param(
+            ["id-1", "id-1"], ["id-1"], 1, "archive has 2 instead of 1 of: alice", id="the archive has it twice"
+        ),
+        pytest.param([], ["id-1"], 0, "http has a record that the archive lacks", id="the archive lacks it"),
+        pytest.param([], [], 1, "no record says: alice@example.com DELETE", id="it was never recorded"),
+        pytest.param(["id-1"], ["id-1"], 0, "nothing that was done explains: alice", id="nobody did it"),
+        pytest.param(
+            ["id-1", "id-2"], ["id-1", "id-2"], 1, "nothing that was done explains", id="recorded under two ids"
+        ),
+    ],
+)
+def test_a_problem_is_told(archived: list[str], rows: list[str], expected: int, problem: str) -> None:
+    found = collect([log_record(each) for each in archived], [{"id": each} for each in rows], *[DELETED] * expected)
+    (told,) = found.problems()
+    assert problem in told
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_every_record_is_shown_with_its_counts_in_a_terminal_of_any_width(width: int) -> None:
+    records = [log_record("id-1"), log_record("id-2", "READ", **{"audit.resource": "pods/[red]x"})]
+    found = collect(records, [{"id": "id-1"}, {"id": "id-2"}, {"id": "id-2"}])
+    console = Console(width=width, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        console.print(evidence.table(found, width))
+    rows = [line.split() for line in captured.get().splitlines() if "alice@example.com" in line]
+    facts = ["00:00:01", "alice@example.com"]
+    assert rows == [
+        [*facts, "DELETE", "webapps/web-shop", "204", "success", "192.0.2.7", "1", "1"],
+        [*facts, "READ", "pods/[red]x", "204", "success", "192.0.2.7", "1", "2"],
+    ]
+
+
+def test_each_siem_writes_into_a_tenant_of_its_own() -> None:
+    overlay = json.loads(stage.tenant_overlay(stage.TENANTS))
+    tenants = {name: exporter["headers"]["AccountID"] for name, exporter in overlay["exporters"].items()}
+    assert len(tenants) == len(set(tenants.values())) == len(launch.SIEMS)
+    assert "0" not in tenants.values()
+    assert tenants["otlp_http/http"] == str(stage.TENANTS["http"])
+
+
+def test_every_siem_has_settings_that_turn_it_on() -> None:
+    settings = stage.siem_settings("http://store", "http://gateway", "token")
+    for siem in launch.SIEMS:
+        assert launch.config_files(settings[siem.name]) == [launch.BASE, siem.file]
+
+
+def test_the_compose_file_still_has_what_the_demo_adds_to(tmp_path: Path) -> None:
+    project = YAML(typ="safe").load(stage.ROOT / "docker-compose.yaml")
+    collector = project["services"]["collector"]
+    assert any(volume.endswith(compose.ARCHIVE.partition(":")[2]) for volume in collector["volumes"])
+    collector["command"] = collector["command"].split()  # as docker compose resolves it
+    added = compose.with_additions(project, tmp_path, "token")["services"]
+    assert added["collector"]["command"][-1] == "--config=/etc/tron-audit/tenants.yaml"
+    assert set(added["gateway"]["networks"]) <= set(collector["networks"])
+    for name, port, variable in (("api", 8000, "API"), ("victorialogs", 9428, "VICTORIALOGS")):
+        assert added[name]["ports"] == [f"127.0.0.1:${{AUDIT_COMPOSE_{variable}_PORT:-{port}}}:{port}"]
