@@ -1,0 +1,103 @@
+"""Every variable is in docs/reference.md and .env.example, with its type, default and unit as the code has them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+
+from collector import launch
+from tron_audit_otel.config import AuditConfig, variables
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+ENV_EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+COMPOSE = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
+
+COLLECTOR_FILES = [launch.BASE, *(part.file for part in (*launch.OVERLAYS, *launch.SIEMS))]
+# Read by the tools in this repository, not by the library or the Collector.
+OTHERS = {"TRON_AUDIT_OTELCOL", "COMPOSE_PROFILES"} | set(re.findall(r"\$\{(AUDIT_COMPOSE_\w+)", COMPOSE))
+
+
+def rows() -> dict[str, list[str]]:
+    """The cells of each row of each table, by the name of the row's first variable."""
+    found = {}
+    for line in REFERENCE.splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            found[cells[0].split("`")[1]] = cells
+    return found
+
+
+def type_of(annotation: Any) -> str:
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{option}`" for option in options)
+    if get_origin(annotation) is tuple:
+        return "pairs"
+    kind = options[0] if type(None) in get_args(annotation) else annotation
+    return {"str": "text", "bool": "boolean", "int": "integer", "float": "number"}.get(kind.__name__, "file")
+
+
+def default_of(value: object) -> str:
+    if value in (None, ()):
+        return "-"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+@pytest.mark.parametrize("name", AuditConfig.model_fields)
+def test_a_setting_of_the_library_is_in_the_reference_as_it_is(name: str) -> None:
+    field, env = AuditConfig.model_fields[name], variables()[name]
+    expected = [
+        ", ".join(f"`{variable}`" for variable in env.names),
+        type_of(field.annotation),
+        default_of(field.default),
+        env.unit or "-",
+        field.description,
+    ]
+    assert rows()[env.names[0]] == expected, f"| {' | '.join(map(str, expected))} |"
+
+
+def collector_defaults() -> dict[str, str]:
+    """What each variable of the Collector's files is by default; empty where the file leaves it open."""
+    found: dict[str, str] = {}
+    for file in COLLECTOR_FILES:
+        text = "\n".join(line for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
+        for name, default in re.findall(r"\$\{env:(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*))?\}", text):
+            assert found.setdefault(name, default) == default, f"{name} has two defaults"
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(collector_defaults()))
+def test_a_variable_of_the_collector_is_in_the_reference_with_its_default(name: str) -> None:
+    default = re.sub(r"\$\{env:(\w+):-[^}]*\}", r"$\1", collector_defaults()[name])
+    assert rows()[name][2].strip("`") == (default or "-")
+
+
+def test_the_reference_has_no_variable_that_nothing_reads() -> None:
+    known = {env.names[0] for env in variables().values()} | launch.variables(COLLECTOR_FILES) | OTHERS
+    assert set(rows()) == known
+
+
+def test_the_example_has_every_variable_commented_out_or_set() -> None:
+    known = {env.names[-1] for env in variables().values()} | launch.variables(COLLECTOR_FILES) | OTHERS
+    known -= {"OTEL_SDK_DISABLED"}  # nobody should be led to set it
+    assert set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE)) == known
+
+
+def test_the_example_shows_the_defaults() -> None:
+    shown = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE))
+    cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables().values()}
+    for name, value in shown.items():
+        default = cells[name][2].strip("`")
+        assert default in ("-", value) or name == "AUDIT_LOG_ENABLED", name
+
+
+def test_the_example_is_one_that_compose_and_the_launcher_can_read(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(ENV_EXAMPLE)
+    assert launch.read_env_file(file) == {"AUDIT_LOG_ENABLED": "true"}
+    file.write_text(re.sub(r"^#([A-Z])", r"\1", ENV_EXAMPLE, flags=re.MULTILINE))
+    assert len(launch.read_env_file(file)) > 40
