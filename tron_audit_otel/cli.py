@@ -15,13 +15,13 @@ from tron_audit_otel.pipeline import DISTRIBUTION
 from tron_audit_otel.redact import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 EXIT_OK = 0
 EXIT_CONFIG = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Runs a command; gives the exit code: 0, or 2 for a setting that must be mended."""
     parser = argparse.ArgumentParser(
         prog="tron-audit", description="Tools for the audit trail of FastAPI applications."
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Exit code 0 when all is well, 2 when a setting or the policy file must be mended.",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object")
-    return _check(as_json=parser.parse_args(arguments).json)
+    return _check(environ, as_json=parser.parse_args(arguments).json)
 
 
-def _check(*, as_json: bool) -> int:
+def _check(environ: Mapping[str, str] | None, *, as_json: bool) -> int:
     try:
-        config = AuditConfig.from_env()
+        config = AuditConfig.from_env(environ)
         rules = policy_file.load(config.policy_file) if config.policy_file else None
     except ConfigError as error:
         print(json.dumps({"ok": False, "error": str(error)}) if as_json else f"tron-audit: {error}", file=sys.stderr)
@@ -60,7 +60,9 @@ def _check(*, as_json: bool) -> int:
     for name, value in settings.items():
         print(f"{name:{width}}  {'-' if value in (None, ()) else value}")
     print(f"\nRecords go to {config.endpoint}")
-    print(f"Policy: {', '.join(names) + ', then' if names else 'only'} the default rules")
+    if rules is None or rules.default_rules:
+        names.append(f"{'then' if names else 'only'} the default rules")
+    print(f"Policy: {', '.join(names)}")
     return EXIT_OK
 
 

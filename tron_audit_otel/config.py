@@ -7,20 +7,20 @@ one. An empty variable counts as unset, as OpenTelemetry's specification has it.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from opentelemetry.util.re import parse_env_headers
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    FilePath,
     ValidationError,
     model_validator,
 )
@@ -30,6 +30,8 @@ from tron_audit_otel.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_logger = logging.getLogger(__name__)
+
 PREFIX = "AUDIT_LOG_"
 
 DEFAULT_ENDPOINTS = {"http/protobuf": "http://localhost:4318/v1/logs", "grpc": "http://localhost:4317"}
@@ -37,7 +39,8 @@ DEFAULT_ENDPOINTS = {"http/protobuf": "http://localhost:4318/v1/logs", "grpc": "
 
 HTTP_LOGS_PATH = "v1/logs"
 
-_PAIR = re.compile(r"[\w!#$%&'*+.^`|~-]+\s*=[^,;\\]*", re.ASCII)
+_PAIR = re.compile(r"[\w!#$%&'*+.^`|~-]+[ \t]*=[ !#-+\--:<-\[\]-~]*", re.ASCII)
+"""W3C Baggage, and spaces besides, as OpenTelemetry's SDKs are liberal there."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,20 @@ def _otlp(name: str, unit: str = "", *, secret: bool = False) -> Env:
     return Env((f"OTEL_EXPORTER_OTLP_LOGS_{name}", f"OTEL_EXPORTER_OTLP_{name}"), unit, secret)
 
 
+_URL_WANTED = "must be a URL such as http://collector:4318"
+
+
 def _url(value: str) -> str:
     try:
-        url = urlsplit(value)
+        # gRPC's own form has no scheme, and OTEL_EXPORTER_OTLP_INSECURE says in its place whether there is TLS.
+        url = urlsplit(value if "://" in value else f"http://{value}")
         valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         valid = False
     if not valid:
-        raise ValueError("must be a URL such as http://collector:4318")
+        raise ValueError(_URL_WANTED)
+    if url.username is not None or url.password is not None:
+        raise ValueError("must hold no user and no password; OTEL_EXPORTER_OTLP_HEADERS is for those")
     return value
 
 
@@ -72,10 +81,29 @@ def _pairs(value: object) -> object:
     """Parses ``key=value,key=value`` with percent-encoding, the form of OTEL_EXPORTER_OTLP_HEADERS."""
     if not isinstance(value, str):
         return tuple(sorted(value.items())) if isinstance(value, dict) else value
-    # The SDK's parser logs a pair that it cannot read, secret and all; so it is given none such.
-    if not all(_PAIR.fullmatch(pair.strip()) for pair in value.split(",") if pair.strip()):
+    # Not the SDK's parser: it logs a pair that it cannot read, secret and all, and makes every key lower case.
+    pairs = [pair.strip() for pair in value.split(",") if pair.strip()]
+    if not all(map(_PAIR.fullmatch, pairs)):
         raise ValueError("must be key=value pairs with commas between them, percent-encoded")
-    return tuple(parse_env_headers(value, liberal=True).items())
+    split = (pair.partition("=") for pair in pairs)
+    return tuple((unquote(name).strip(), unquote(value).strip()) for name, _, value in split)
+
+
+def _lower_names(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.lower(), value) for name, value in pairs)
+
+
+def _file(path: Path) -> Path:
+    try:
+        found = path.is_file()
+    except OSError:  # such as one in a directory that we may not enter
+        found = False
+    if not found:
+        raise ValueError("must be an existing file")
+    return path
+
+
+FilePath = Annotated[Path, AfterValidator(_file)]
 
 
 _Pairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
@@ -88,7 +116,7 @@ class AuditConfig(BaseModel):
         ConfigError: Only from :meth:`from_env`; by hand, pydantic's own ``ValidationError``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     enabled: Annotated[bool, _env("AUDIT_LOG_ENABLED")] = Field(
         default=False, description="Audit is on. Unless it is, `instrument` does nothing at all."
@@ -103,7 +131,7 @@ class AuditConfig(BaseModel):
         description="Records that may wait in memory; past it the OpenTelemetry SDK drops the oldest.",
     )
     batch_records_max: Annotated[int, _env("AUDIT_LOG_BATCH_RECORDS_MAX", unit="records")] = Field(
-        default=512, ge=1, le=100_000, description="Records in one export request."
+        default=512, ge=1, le=100_000, description="Records in one export request; never more than may wait."
     )
     batch_delay_ms: Annotated[int, _env("AUDIT_LOG_BATCH_DELAY_MS", unit="ms")] = Field(
         default=50, ge=1, le=60_000, description="How long a record waits for others before it is exported."
@@ -127,8 +155,8 @@ class AuditConfig(BaseModel):
             "taken as it is. By default `http://localhost:4318/v1/logs`, for gRPC `http://localhost:4317`.",
         )
     )
-    otlp_headers: Annotated[_Pairs, _otlp("HEADERS", unit="key=value,…", secret=True)] = Field(
-        default=(), repr=False, description="Headers of each export, such as `authorization=Bearer%20…`."
+    otlp_headers: Annotated[_Pairs, AfterValidator(_lower_names), _otlp("HEADERS", unit="key=value,…", secret=True)] = (
+        Field(default=(), repr=False, description="Headers of each export, such as `authorization=Bearer%20…`.")
     )
     otlp_timeout_s: Annotated[float, _otlp("TIMEOUT", unit="s")] = Field(
         default=10.0, gt=0, le=600, description="How long one export may take, its retries included."
@@ -136,8 +164,8 @@ class AuditConfig(BaseModel):
     otlp_compression: Annotated[Literal["none", "gzip", "deflate"], _otlp("COMPRESSION")] = Field(
         default="none", description="Compression of an export's body."
     )
-    otlp_insecure: Annotated[bool | None, _otlp("INSECURE")] = Field(
-        default=None, description="gRPC without TLS. By default, as the endpoint's scheme says."
+    otlp_insecure: Annotated[bool, _otlp("INSECURE")] = Field(
+        default=False, description="gRPC without TLS, for an endpoint without a scheme, such as `collector:4317`."
     )
     otlp_certificate: Annotated[FilePath | None, _otlp("CERTIFICATE", unit="path")] = Field(
         default=None, description="The certificate authority that signed the Collector's certificate (PEM)."
@@ -159,11 +187,8 @@ class AuditConfig(BaseModel):
             raise ValueError(
                 "OTEL_SDK_DISABLED=true discards every audit record while AUDIT_LOG_ENABLED=true; unset one of them"
             )
-        if self.batch_records_max > self.queue_records_max:
-            raise ValueError(
-                f"AUDIT_LOG_BATCH_RECORDS_MAX must be at most AUDIT_LOG_QUEUE_RECORDS_MAX "
-                f"({self.queue_records_max}), not {self.batch_records_max}"
-            )
+        if self.otlp_endpoint and "://" not in self.otlp_endpoint and self.otlp_protocol != "grpc":
+            raise ValueError(f"OTEL_EXPORTER_OTLP_ENDPOINT {_URL_WANTED}, not {self.otlp_endpoint!r}")
         if (self.otlp_client_key is None) != (self.otlp_client_certificate is None):
             raise ValueError(
                 "OTEL_EXPORTER_OTLP_CLIENT_KEY and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE must be set together"
@@ -186,19 +211,24 @@ class AuditConfig(BaseModel):
         environ = os.environ if environ is None else environ
         given = {name: value.strip() for name, value in environ.items() if value.strip()}
         on = cls._validated({"enabled": given.get("AUDIT_LOG_ENABLED", False)})
+        unknown = _unknown(given)
         if not on.enabled:
+            # The switch itself may be misspelt, and audit be off without anybody's wish.
+            for message in unknown:
+                _logger.warning("audit is off, and %s", message)
             return on
-        _refuse_unknown(given)
+        if unknown:
+            raise ConfigError("\n".join(unknown))
         values: dict[str, object] = {}
         for field, env in variables().items():
             name = next((name for name in env.names if name in given), None)
             if name is not None:
                 values[field] = given[name]
-        if values.get("otlp_protocol", "http/protobuf") == "http/protobuf":
-            general = "OTEL_EXPORTER_OTLP_ENDPOINT"
-            if general in given and "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in given:
-                values["otlp_endpoint"] = f"{given[general].rstrip('/')}/{HTTP_LOGS_PATH}"
-        return cls._validated(values, given)
+        config = cls._validated(values, given)
+        is_general = "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT" not in given
+        if config.otlp_endpoint and is_general and config.otlp_protocol == "http/protobuf":
+            return config.model_copy(update={"otlp_endpoint": f"{config.otlp_endpoint.rstrip('/')}/{HTTP_LOGS_PATH}"})
+        return config
 
     @classmethod
     def _validated(cls, values: Mapping[str, object], given: Mapping[str, str] | None = None) -> Self:
@@ -217,13 +247,16 @@ def variables() -> dict[str, Env]:
     }
 
 
-def _refuse_unknown(given: Mapping[str, str]) -> None:
-    known = {name for env in variables().values() for name in env.names}
+def _unknown(given: Mapping[str, str]) -> list[str]:
+    """Names each variable that begins like ours and is none, with the one that it may be meant to be."""
+    known = {name.removeprefix(PREFIX) for env in variables().values() for name in env.names if name.startswith(PREFIX)}
+    messages = []
     for name in sorted(given):
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{name} is not a setting of tron_audit_otel{hint}")
+        if name.startswith(PREFIX) and (tail := name.removeprefix(PREFIX)) not in known:
+            near = difflib.get_close_matches(tail, known, n=1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            messages.append(f"{name} is not a setting of tron_audit_otel{hint}")
+    return messages
 
 
 def _explain(problem: Any, given: Mapping[str, str]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, all of it
@@ -232,5 +265,5 @@ def _explain(problem: Any, given: Mapping[str, str]) -> str:  # noqa: ANN401 - p
         return message
     env = variables()[str(problem["loc"][0])]
     name = next((name for name in env.names if name in given), env.names[0])
-    message = message.replace("Path does not point to a file", "must be an existing file")
-    return f"{name} {message}" if env.secret else f"{name} {message}, not {problem['input']!r}"
+    value = re.sub("//[^/@]*@", "//…@", repr(problem["input"]))
+    return f"{name} {message}" if env.secret else f"{name} {message}, not {value}"

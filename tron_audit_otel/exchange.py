@@ -184,7 +184,7 @@ class Exchange:
     def _resource(self, rule: policy.Rule, template: str | None, actor: Actor) -> Resource:
         params: dict[str, Any] = self._scope.get("path_params") or {}
         if rule.resource is None:
-            return resource.by_route(template, params, route.url_path(self._scope, self._path))
+            return resource.by_route(template, params, route.url_path(self._scope, self._path, self._root_path))
         return resource.expand(rule.resource, {"actor": actor.id or actor.claimed, **params})
 
     def _execution(self, rule: policy.Rule) -> Execution | None:

@@ -84,7 +84,7 @@ def _grpc_exporter(config: AuditConfig) -> LogRecordExporter:
     from grpc import Compression  # noqa: PLC0415 - importing grpc takes 0.1 s, which HTTP need not pay
     from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter  # noqa: PLC0415
 
-    insecure = config.otlp_insecure if config.otlp_insecure is not None else config.endpoint.startswith("http://")
+    insecure = config.endpoint.startswith("http://") or ("://" not in config.endpoint and config.otlp_insecure)
     return OTLPLogExporter(
         endpoint=config.endpoint,
         insecure=insecure,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from opentelemetry._logs import LogRecord, SeverityNumber
 
 from tron_audit_otel.event import ActorType, Outcome
+from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AnyValue
@@ -60,10 +61,13 @@ def sentence(event: AuditEvent) -> str:
     """Says it in one line for people: ``alice DELETE instances/abc-123 from 192.0.2.7: success (204)``."""
     actor = event.actor.id or event.actor.type
     if event.actor.claimed:
-        actor = f"{actor} (claimed {event.actor.claimed})"
+        # Encoded: with spaces in it, a client could write a second sentence into this one.
+        actor = f"{actor} (claimed {encode(event.actor.claimed)})"
     source = f" from {event.source.address}" if event.source and event.source.address else ""
     status = event.request.status if event.request else None
-    detail = ", ".join(str(part) for part in (status, event.error_type) if part is not None)
+    exit_code = event.execution.exit_code if event.execution else None
+    exited = f"exit {exit_code}" if exit_code else None
+    detail = ", ".join(str(part) for part in (status, exited, event.error_type) if part is not None)
     end = f"{event.outcome} ({detail})" if detail else str(event.outcome)
     return f"{actor} {event.action} {event.resource.name or '/'}{source}: {end}"
 

@@ -102,7 +102,7 @@ class Pipeline:
             BatchLogRecordProcessor(
                 SequencedExporter(self._make_exporter),
                 schedule_delay_millis=config.batch_delay_ms,
-                max_export_batch_size=config.batch_records_max,
+                max_export_batch_size=min(config.batch_records_max, config.queue_records_max),
                 max_queue_size=config.queue_records_max,
             )
         )

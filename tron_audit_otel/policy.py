@@ -39,11 +39,18 @@ _ACTIONS = {
 _ROUTES_CACHED_MAX = 4096
 """Pairs of method and route template; a large API has a few hundred, and clients cannot make new ones."""
 
-_STATUS = re.compile(r"[1-5](?:\d\d|xx)")
+_STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
 
 
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _given(value: object) -> object:
+    # A key without a value would match everything, an empty list nothing; neither is what its author means.
+    if value is None or value in ([], ()):
+        raise ValueError("must not be left empty")
+    return value
 
 
 def _method(value: str) -> str:
@@ -61,6 +68,10 @@ def _status(value: object) -> str:
 def _glob(value: str) -> str:
     if not value.startswith(("/", "**")):
         raise ValueError("must begin with / or **")
+    if any("**" in segment and segment != "**" for segment in value.split("/")):
+        raise ValueError("must have ** as a whole segment, as in /a/**/b")
+    if converter := re.search(r"\{(\w+):\w+\}", value):
+        raise ValueError(f"must name a parameter as {{{converter[1]}}}, without its converter")
     return value
 
 
@@ -105,12 +116,12 @@ class Match(BaseModel):
 
     model_config = _STRICT
 
-    method: _Methods | None = None
-    route: _Globs | None = None
-    path: _Globs | None = None
-    status: _Statuses | None = None
-    actor_type: _ActorTypes | None = None
-    cors_preflight: bool | None = None
+    method: Annotated[_Methods | None, BeforeValidator(_given)] = None
+    route: Annotated[_Globs | None, BeforeValidator(_given)] = None
+    path: Annotated[_Globs | None, BeforeValidator(_given)] = None
+    status: Annotated[_Statuses | None, BeforeValidator(_given)] = None
+    actor_type: Annotated[_ActorTypes | None, BeforeValidator(_given)] = None
+    cors_preflight: Annotated[bool | None, BeforeValidator(_given)] = None
 
     @cached_property
     def _route(self) -> re.Pattern[str] | None:
@@ -140,11 +151,27 @@ def _compile(globs: Sequence[str] | None) -> re.Pattern[str] | None:
     r"""Turns globs into one expression: ``*`` stays within a segment, ``**`` spans any number of them."""
     if globs is None:
         return None
-    spans = {r"\*\*/": "(?:.*/)?", r"\*\*": ".*", r"\*": "[^/]*"}
-    return re.compile(
-        "|".join(re.sub(r"\\\*\\\*/|\\\*\\\*|\\\*", lambda m: spans[m[0]], re.escape(glob)) for glob in globs),
-        re.DOTALL,
-    )
+    return re.compile("|".join(map(_expression, globs)), re.DOTALL)
+
+
+def _expression(glob: str) -> str:
+    """Each part but the last is taken at its first place, for good: no client's path can make it try them all."""
+    head, *rest = re.split(r"(\*\*/?)", glob)
+    parts = [
+        ("(?:.*?/)??" if span == "**/" else ".*?") + _part(part)
+        for span, part in zip(rest[::2], rest[1::2], strict=True)
+    ]
+    return _part(head) + "".join(f"(?>{part})" for part in parts[:-1]) + "".join(parts[-1:])
+
+
+def _part(text: str) -> str:
+    return "/".join(map(_segment, text.split("/")))
+
+
+def _segment(text: str) -> str:
+    head, *rest = (re.escape(literal) for literal in text.split("*"))
+    stars = [f"[^/]*?{literal}" for literal in rest]
+    return head + "".join(f"(?>{star})" for star in stars[:-1]) + "".join(stars[-1:])
 
 
 def _has_status(wanted: Sequence[str], status: int | None) -> bool:

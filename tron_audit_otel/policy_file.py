@@ -73,7 +73,7 @@ def _check(policy: PolicyFile, tree: object, source: str) -> None:
 def _explain(tree: object, source: str, problem: Mapping[str, object]) -> str:
     place = problem["loc"]
     assert isinstance(place, tuple)  # noqa: S101 - pydantic documents it so
-    keys = [key for key in place if isinstance(key, str) and key != "rules"]
+    keys = [str(key) for key in place if isinstance(key, str)]
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     message = re.sub(r"a valid (?:dictionary or instance of \w+)", "a mapping", message).replace(
         "a valid tuple", "a list"
@@ -81,8 +81,9 @@ def _explain(tree: object, source: str, problem: Mapping[str, object]) -> str:
     shown = {"missing": "is missing", "extra_forbidden": "is not a key of a policy"}.get(str(problem["type"]))
     value = problem["input"]
     given = f", not {value!r}" if isinstance(value, str | int | float | bool | None) and shown is None else ""
-    knob = ".".join(keys) or "the policy"
-    return f"{source}:{_line(tree, place)}: {_rule_name(tree, place)}{knob} {shown or message}{given}"
+    rule = _rule_name(tree, place)
+    knob = ".".join(keys[1:] if rule else keys) or ("" if rule else "the policy")
+    return f"{source}:{_line(tree, place)}: {rule}{knob} {shown or message}{given}".replace(":  ", ": ")
 
 
 def _rule_name(tree: object, place: tuple[object, ...]) -> str:
@@ -99,12 +100,11 @@ def _line(tree: object, place: tuple[object, ...]) -> int:
     found = 1
     for key in place:
         marks = getattr(tree, "lc", None)
-        if marks is None:
-            break
         try:
-            position = marks.item(key) if isinstance(key, int) else marks.key(key)
+            # There are no marks where the parent is a scalar, or the key came by a merge.
+            position = marks.data[key]  # type: ignore[union-attr]
             tree = tree[key]  # type: ignore[index]
-        except (KeyError, IndexError, TypeError):
+        except (AttributeError, KeyError, IndexError, TypeError):
             break
         found = position[0] + 1
     return found

@@ -30,9 +30,9 @@ MASK = "[masked]"
 def text(value: object) -> str:
     """Turns anything into text now: an object may change or expire before the record is written. Never raises."""
     try:
-        return str(value)
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes | bytearray) else str(value)
     except Exception:  # noqa: BLE001 - str() of an application's object may do anything; the request goes on
-        return f"<{value.__class__.__name__} that has no text>"
+        return f"<{type(value).__name__} that has no text>"  # `__class__` of a lazy proxy may raise as well
 
 
 def _escaped(text: str, keep: str = "") -> str:
@@ -51,7 +51,10 @@ def line(text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
     'alice\\nbob'
     """
     # One character can become ten; nothing past this head can survive the cut below.
-    text = _escaped(text[: characters_max + 1])
+    return _clipped(_escaped(text[: characters_max + 1]), characters_max)
+
+
+def _clipped(text: str, characters_max: int) -> str:
     return text if len(text) <= characters_max else text[: characters_max - len(CUT)] + CUT
 
 
@@ -79,11 +82,11 @@ def command(arguments: Iterable[str], characters_max: int = EXEC_CHARACTERS_MAX)
     for argument in arguments:
         if left <= 0:
             return tuple(kept), True
-        shown = line(argument, left)
-        kept.append(shown)
-        left -= len(shown) + 1
-        if shown.endswith(CUT) and not argument.endswith(CUT):
+        shown = _escaped(argument[: left + 1])
+        kept.append(_clipped(shown, left))
+        if len(shown) > left:
             return tuple(kept), True
+        left -= len(shown) + 1
     return tuple(kept), False
 
 

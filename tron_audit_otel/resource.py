@@ -24,18 +24,20 @@ def named(name: str) -> Resource:
     parent, _, last = name.rpartition("/")
     if not parent:
         return Resource(name, type=name or None)
-    return Resource(name, type=parent.rpartition("/")[2], id=last)
+    return Resource(name, type=parent.rpartition("/")[2] or None, id=last)
 
 
 def by_route(route: str | None, path_params: Mapping[str, object], path: str) -> Resource:
     """Names the resource after the route up to its last parameter: ``instances/abc-123``.
 
-    A leading ``/api`` and version are left out. Without a route, or without parameters, it is the path itself.
+    A leading ``/api`` and version are left out. A route without parameters is its own name, and without a route it is
+    the path, percent-encoded.
     """
-    template = _API_PREFIX.sub("", route) if route else None
-    if template is None or not (places := list(PLACEHOLDER.finditer(template))):
-        return Resource(redact.line(_API_PREFIX.sub("", path).strip("/")), type=_last_segment(template))
-    return expand(template[: places[-1].end()], path_params)
+    if route is None:
+        return Resource(redact.line(_API_PREFIX.sub("", path).strip("/")))
+    template = _API_PREFIX.sub("", route).strip("/")
+    places = list(PLACEHOLDER.finditer(template))
+    return expand(template[: places[-1].end()] if places else template, path_params)
 
 
 def expand(template: str, values: Mapping[str, object]) -> Resource:

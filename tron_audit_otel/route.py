@@ -34,14 +34,19 @@ def template(scope: Scope, root_path: str) -> str | None:
     return mounted.removeprefix(root_path) + path
 
 
-def url_path(scope: Scope, path: str) -> str:
-    """Gives the path as the client sent it, percent-encoded; ASGI's decoded path turns ``%0A`` into a line break."""
+def url_path(scope: Scope, path: str, root_path: str = "") -> str:
+    """Gives the path as the client sent it, percent-encoded; ASGI's decoded path turns ``%0A`` into a line break.
+
+    Where ``root_path`` is given, it is left out.
+    """
     raw: bytes | None = scope.get("raw_path")
-    return encode(path, PATH_SAFE) if raw is None else encode(raw, PATH_SAFE + "%")
+    sent = encode(path, PATH_SAFE) if raw is None else encode(raw, PATH_SAFE + "%")
+    return sent.removeprefix(encode(root_path, PATH_SAFE))
 
 
 def is_slash_redirect(root_path: str, path: str, location: bytes) -> bool:
     """Whether a redirect leads to the same path with a slash more or less: Starlette's answer to a missing slash."""
     target = unquote(urlsplit(location.decode("latin-1")).path)
     same = target.rstrip("/") in (path.rstrip("/"), f"{root_path}{path}".rstrip("/"))
-    return same and target.endswith("/") != path.endswith("/")
+    # Starlette never redirects from the root; a redirect to another host's root looks the same from here.
+    return bool(path.strip("/")) and same and target.endswith("/") != path.endswith("/")

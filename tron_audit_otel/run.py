@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -12,8 +12,6 @@ from tron_audit_otel import redact
 from tron_audit_otel.event import Execution, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starlette.types import Scope
 
     from tron_audit_otel.event import Text
@@ -65,11 +63,21 @@ class Run:
 def complete(told: Execution, command: object, container: object) -> Execution:
     """Adds a command and a container where they are not known yet."""
     if told.command is None and command is not None:
-        # Text is one argument, and so is anything else that is no list of them.
-        arguments = list(command) if isinstance(command, Iterable) and not isinstance(command, str) else [command]
-        kept, truncated = redact.command(map(redact.text, arguments))
+        kept, truncated = redact.command(_arguments(command))
         told = replace(told, command=kept, command_truncated=truncated)
     return told if told.container is not None else replace(told, container=_line(container))
+
+
+def _arguments(command: object) -> Iterator[str]:
+    """Text is one argument, and so is anything else that is no list of them. Read no further than it is kept."""
+    if not isinstance(command, Iterable) or isinstance(command, str | bytes | bytearray | Mapping):
+        yield redact.text(command)
+        return
+    try:
+        for argument in command:
+            yield redact.text(argument)
+    except Exception as error:  # noqa: BLE001 - an application's iterable may do anything; the request goes on
+        yield f"<{type(error).__name__} while the arguments were read>"
 
 
 def _line(value: object) -> str | None:
