@@ -21,15 +21,17 @@ def test_no_two_records_have_one_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("error", "expected"),
     [
-        pytest.param(ValueError, "ValueError", id="pythons-own"),
-        pytest.param(ConfigError, "tron_audit_otel.errors.ConfigError", id="of-a-module"),
-        pytest.param(OuterError.InnerError, f"{__name__}.OuterError.InnerError", id="nested"),
+        pytest.param(ValueError(), "ValueError", id="pythons-own"),
+        pytest.param(ConfigError(), "tron_audit_otel.errors.ConfigError", id="of-a-module"),
+        pytest.param(OuterError.InnerError(), f"{__name__}.OuterError.InnerError", id="nested"),
+        pytest.param(ExceptionGroup("", [ExceptionGroup("", [KeyError()])]), "KeyError", id="alone-in-a-group"),
+        pytest.param(ExceptionGroup("", [KeyError(), ValueError()]), "ExceptionGroup", id="two-in-a-group"),
     ],
 )
-def test_an_error_is_named_so_that_it_can_be_found(kind: type[Exception], expected: str) -> None:
-    assert error_type(kind) == expected
+def test_an_error_is_named_so_that_it_can_be_found(error: Exception, expected: str) -> None:
+    assert error_type(error) == expected
 
 
 def test_one_except_catches_every_error_of_the_library() -> None:

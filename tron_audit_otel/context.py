@@ -190,7 +190,7 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
     try:
         yield run
     except BaseException as error:
-        run.fail(error_type(type(error)))
+        run.fail(error_type(error))
         raise
     finally:
         if has_own_record:

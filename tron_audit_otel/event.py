@@ -162,6 +162,14 @@ def record_id() -> str:
     return str(uuid.uuid4())
 
 
-def error_type(kind: type[BaseException]) -> str:
+def cause(error: BaseException) -> BaseException:
+    """Gives the one exception in a group of one: a task group wraps whatever ends one of its tasks."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def error_type(error: BaseException) -> str:
     """Names an exception's type for ``error.type``: qualified, except for Python's own."""
+    kind = type(cause(error))
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

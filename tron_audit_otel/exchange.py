@@ -24,6 +24,7 @@ from tron_audit_otel.event import (
     Execution,
     Outcome,
     Request,
+    cause,
     error_type,
     record_id,
 )
@@ -265,6 +266,7 @@ class HttpExchange(Exchange):
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a response may have begun."""
+        error = cause(error)
         gone = self._disconnected and isinstance(error, OSError | asyncio.CancelledError)
         if gone or isinstance(error, ClientDisconnect):
             self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
@@ -276,7 +278,7 @@ class HttpExchange(Exchange):
     def answered(self, status: int, error: Exception) -> None:
         """Starlette's outermost layer, which stands outside of us, answers for an unhandled exception."""
         self._status = self._status or status
-        self.finish(Outcome.FAILURE, error_type(type(error)))
+        self.finish(Outcome.FAILURE, error_type(error))
 
     def returned(self) -> None:
         """The application returned; unless the response is complete, it never will be."""
@@ -315,13 +317,14 @@ class WebSocketExchange(Exchange):
 
     def raised(self, error: BaseException) -> None:
         """The handler raised."""
+        error = cause(error)
         if isinstance(error, WebSocketDisconnect):
             self.returned()
         elif not isinstance(error, Exception):
             self.finish(Outcome.UNKNOWN, CANCELLED)
         else:
             self._status = self._status or ERROR_STATUS_MIN
-            self.finish(Outcome.FAILURE, error_type(type(error)))
+            self.finish(Outcome.FAILURE, error_type(error))
 
     def returned(self) -> None:
         """The handler returned."""
@@ -339,7 +342,7 @@ class WebSocketExchange(Exchange):
 
 def lost(error: Exception) -> None:
     """Logs that there will be no record, without what it would have said: that belongs to no operational log."""
-    _logger.error("an audit record could not be made: %s", error_type(type(error)))
+    _logger.error("an audit record could not be made: %s", error_type(error))
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: str) -> list[str]:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel import context
-from tron_audit_otel.event import error_type
+from tron_audit_otel.event import cause, error_type
 from tron_audit_otel.exchange import ERROR_STATUS_MIN, SCOPE_KEY, HttpExchange, WebSocketExchange, lost
 
 if TYPE_CHECKING:
@@ -60,11 +60,10 @@ class ErrorObserver:
         """Serves the application."""
         try:
             await self.app(scope, receive, send)
-        except (ClientDisconnect, WebSocketDisconnect):
-            raise
         except Exception as error:
-            if (exchange := scope.get(SCOPE_KEY)) is not None:
-                exchange.draft.error_type = error_type(type(error))
+            left = isinstance(cause(error), ClientDisconnect | WebSocketDisconnect)
+            if not left and (exchange := scope.get(SCOPE_KEY)) is not None:
+                exchange.draft.error_type = error_type(error)
             raise
 
 
