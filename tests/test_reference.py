@@ -101,3 +101,20 @@ def test_the_example_is_one_that_compose_and_the_launcher_can_read(tmp_path: Pat
     assert launch.read_env_file(file) == {"AUDIT_LOG_ENABLED": "true"}
     file.write_text(re.sub(r"^#([A-Z])", r"\1", ENV_EXAMPLE, flags=re.MULTILINE))
     assert len(launch.read_env_file(file)) > 40
+
+
+def test_the_record_page_names_every_attribute_and_no_other() -> None:
+    text = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    documented = {name for cell in cells for name in re.findall(r"`([a-z_.<>]+)`", cell)} - {"event_name", "body"}
+    documented -= {"timestamp", "observed_timestamp"}
+    source = (ROOT / "tron_audit_otel" / "log_record.py").read_text(encoding="utf-8")
+    written = set(
+        re.findall(r'"((?:audit|http|url|client|network|user|user_agent|process|container|error)\.[\w.]+)"', source)
+    )
+    written = (written - {"audit.exec.stdout", "audit.exec.stderr"}) | {
+        "audit.exec.stdout.text",
+        "audit.exec.stderr.text",
+        "http.request.header.<name>",
+    }
+    assert documented == written

@@ -9,7 +9,7 @@ from tests import hostile
 from tests.hostile import fuzzed, is_safe_line
 from tron_audit_otel.event import Resource
 from tron_audit_otel.redact import LINE_CHARACTERS_MAX
-from tron_audit_otel.resource import by_route, encode, expand, named
+from tron_audit_otel.resource import by_path, by_route, encode, expand, named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,64 +36,48 @@ def test_a_name_has_its_type_and_id_apart(name: str, expected: Resource) -> None
 
 
 @pytest.mark.parametrize(
-    ("route", "params", "path", "expected"),
+    ("route", "params", "expected"),
     [
         pytest.param(
-            "/instances/{id}",
-            {"id": "abc"},
-            "/instances/abc",
-            Resource("instances/abc", "instances", "abc"),
-            id="one-parameter",
+            "/instances/{id}", {"id": "abc"}, Resource("instances/abc", "instances", "abc"), id="one-parameter"
         ),
         pytest.param(
-            "/api/v1/instances/{id}",
-            {"id": 7},
-            "/api/v1/instances/7",
-            Resource("instances/7", "instances", "7"),
-            id="api-and-version",
+            "/api/v1/instances/{id}", {"id": 7}, Resource("instances/7", "instances", "7"), id="api-and-version"
         ),
+        pytest.param("/v2/instances/{id}", {"id": "a"}, Resource("instances/a", "instances", "a"), id="version-only"),
         pytest.param(
-            "/v2/instances/{id}",
-            {"id": "a"},
-            "/v2/instances/a",
-            Resource("instances/a", "instances", "a"),
-            id="version-only",
+            "/api/instances/{id}/stop", {"id": "a"}, Resource("instances/a", "instances", "a"), id="verb-after-the-id"
         ),
-        pytest.param(
-            "/api/instances/{id}/stop",
-            {"id": "a"},
-            "/x",
-            Resource("instances/a", "instances", "a"),
-            id="verb-after-the-id",
-        ),
-        pytest.param("/a/{x}/b/{y}/c", {"x": "1", "y": "2"}, "/x", Resource("a/1/b/2", "b", "2"), id="two-parameters"),
-        pytest.param(
-            "/a/{x}/{y}", {"x": "1", "y": "2"}, "/x", Resource("a/1/2", "a", "2"), id="parameters-side-by-side"
-        ),
-        pytest.param("/{x}", {"x": "1"}, "/1", Resource("1", None, "1"), id="only-a-parameter"),
+        pytest.param("/a/{x}/b/{y}/c", {"x": "1", "y": "2"}, Resource("a/1/b/2", "b", "2"), id="two-parameters"),
+        pytest.param("/a/{x}/{y}", {"x": "1", "y": "2"}, Resource("a/1/2", "a", "2"), id="parameters-side-by-side"),
+        pytest.param("/{x}", {"x": "1"}, Resource("1", None, "1"), id="only-a-parameter"),
         pytest.param(
             "/files/{path}",
             {"path": "a/../b"},
-            "/x",
             Resource("files/a%2F..%2Fb", "files", "a%2F..%2Fb"),
             id="slash-in-a-parameter",
         ),
-        pytest.param("/a/{x}", {}, "/a/1", Resource("a/-", "a", "-"), id="parameter-without-value"),
-        pytest.param(
-            "/api/v1/instances", {}, "/api/v1/instances", Resource("instances", "instances"), id="no-parameter"
-        ),
-        pytest.param("/instances/", {}, "/instances/", Resource("instances", "instances"), id="trailing-slash"),
-        pytest.param("/", {}, "/", Resource(""), id="root"),
-        pytest.param("", {}, "", Resource(""), id="empty-mount-path"),
-        pytest.param(None, {}, "/api/v1/probe/x", Resource("probe/x"), id="no-route"),
-        pytest.param(None, {}, "/v1beta/x", Resource("v1beta/x"), id="no-version"),
-        pytest.param("/apivery/{x}", {"x": "1"}, "/x", Resource("apivery/1", "apivery", "1"), id="no-api"),
+        pytest.param("/a/{x}", {}, Resource("a/-", "a", "-"), id="parameter-without-value"),
+        pytest.param("/api/v1/instances", {}, Resource("instances", "instances"), id="no-parameter"),
+        pytest.param("/instances/", {}, Resource("instances", "instances"), id="trailing-slash"),
+        pytest.param("/", {}, Resource(""), id="root"),
+        pytest.param("", {}, Resource(""), id="empty-mount-path"),
+        pytest.param("/apivery/{x}", {"x": "1"}, Resource("apivery/1", "apivery", "1"), id="no-api"),
     ],
 )
-def test_a_route_names_the_resource(
-    route: str | None, params: Mapping[str, object], path: str, expected: Resource
-) -> None:
-    assert by_route(route, params, path) == expected
+def test_a_route_names_the_resource(route: str, params: Mapping[str, object], expected: Resource) -> None:
+    assert by_route(route, params) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param("/api/v1/probe/x", Resource("probe/x"), id="no-route"),
+        pytest.param("/v1beta/x", Resource("v1beta/x"), id="no-version"),
+    ],
+)
+def test_a_path_without_a_route_names_the_resource(path: str, expected: Resource) -> None:
+    assert by_path(path) == expected
 
 
 @pytest.mark.parametrize(
@@ -177,14 +161,13 @@ def test_no_hostile_value_gets_out_of_its_segment(text: str) -> None:
 
 
 @fuzzed
-@given(
-    hostile.text, strategies.none() | strategies.just("/a/{x}/b"), strategies.dictionaries(hostile.text, hostile.text)
-)
-def test_every_part_of_a_resource_is_a_bounded_line(text: str, route: str | None, values: dict[str, str]) -> None:
+@given(hostile.text, strategies.just("/a/{x}/b"), strategies.dictionaries(hostile.text, hostile.text))
+def test_every_part_of_a_resource_is_a_bounded_line(text: str, route: str, values: dict[str, str]) -> None:
     for made in (
         named(text),
-        by_route(route, {"x": text}, text),
-        by_route(text, values, text),
+        by_path(text),
+        by_route(route, {"x": text}),
+        by_route(text, values),
         expand("a/{x}", {"x": text}),
     ):
         assert is_safe_line(made.name, LINE_CHARACTERS_MAX)

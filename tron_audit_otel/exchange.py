@@ -184,9 +184,11 @@ class Exchange:
 
     def _resource(self, rule: policy.Rule, template: str | None, actor: Actor) -> Resource:
         params: dict[str, Any] = self._scope.get("path_params") or {}
-        if rule.resource is None:
-            return resource.by_route(template, params, route.url_path(self._scope, self._path, self._root_path))
-        return resource.expand(rule.resource, {"actor": actor.id or actor.claimed, **params})
+        if rule.resource is not None:
+            return resource.expand(rule.resource, {"actor": actor.id or actor.claimed, **params})
+        if template is not None:
+            return resource.by_route(template, params)
+        return resource.by_path(route.url_path(self._scope, self._path, self._root_path))
 
     def _execution(self, rule: policy.Rule) -> Execution | None:
         if self.draft.run is not None:

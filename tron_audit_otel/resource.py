@@ -27,14 +27,16 @@ def named(name: str) -> Resource:
     return Resource(name, type=parent.rpartition("/")[2] or None, id=last)
 
 
-def by_route(route: str | None, path_params: Mapping[str, object], path: str) -> Resource:
+def by_path(path: str) -> Resource:
+    """Names the resource after a path that no route matched, without a leading ``/api`` and version."""
+    return Resource(redact.line(_API_PREFIX.sub("", path).strip("/")))
+
+
+def by_route(route: str, path_params: Mapping[str, object]) -> Resource:
     """Names the resource after the route up to its last parameter: ``instances/abc-123``.
 
-    A leading ``/api`` and version are left out. A route without parameters is its own name, and without a route it is
-    the path, percent-encoded.
+    A leading ``/api`` and version are left out. A route without parameters is its own name.
     """
-    if route is None:
-        return Resource(redact.line(_API_PREFIX.sub("", path).strip("/")))
     template = _API_PREFIX.sub("", route).strip("/")
     places = list(PLACEHOLDER.finditer(template))
     return expand(template[: places[-1].end()] if places else template, path_params)
