@@ -146,6 +146,28 @@ def test_uninstrument_undoes_it_and_may_be_called_twice() -> None:
     assert app.user_middleware == []
 
 
+def test_instrumented_a_thousand_times_over_it_is_still_one_layer() -> None:
+    app = make_app()
+    for _ in range(1000):
+        with capture(app) as seen:
+            pass
+    with capture(app) as seen:
+        get_ok(app)
+    assert len(seen.records) == 1
+
+
+def test_audit_that_another_instrumentation_undid_comes_back_with_the_next_call(
+    spans: tuple[InMemorySpanExporter, TracerProvider],
+) -> None:
+    app = make_app()
+    trace(spans[1])(app)
+    with capture(app) as seen:
+        FastAPIInstrumentor.uninstrument_app(app)
+        audit.instrument(app, config=ON)
+        get_ok(app)
+    assert len(seen.records) == 1
+
+
 def test_an_application_can_be_collected() -> None:
     app = make_app()
     with capture(app):

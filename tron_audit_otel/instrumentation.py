@@ -33,17 +33,19 @@ SUPPORTED = ("fastapi >= 0.115",)
 _logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Instrumented:
-    """What `instrument` did to one application."""
+    """What an application's requests are recorded with."""
 
     pipeline: Pipeline
     rules: policy.Policy
-    active: bool = True
 
 
 _applications: WeakKeyDictionary[FastAPI, _Instrumented] = WeakKeyDictionary()
 _pipelines: dict[AuditConfig, Pipeline] = {}
+
+_PATCHED = "_tron_audit_otel"
+"""Marks the patched method; ``functools.wraps``, as FastAPIInstrumentor uses it, hands the mark on."""
 
 
 def instrument(
@@ -74,18 +76,20 @@ def instrument(
     config = config if config is not None else AuditConfig.from_env()
     if not config.enabled:
         return
-    if (known := _applications.get(app)) is not None and known.active:
+    if app in _applications:
         if exporter is not None or logger_provider is not None:
             _logger.warning("instrument() was called before for this application; its new arguments are not used")
+        if _patch(app):  # only where another instrumentation has undone it
+            _rebuild(app)
         return
     rules = _rules(app, config)
     if exporter is None and logger_provider is None:
         pipeline = _pipelines.setdefault(config, Pipeline(config))
     else:
         pipeline = Pipeline(config, exporter=exporter, logger_provider=logger_provider)
-    instrumented = _Instrumented(pipeline, rules)
-    _applications[app] = instrumented
-    _patch(app, instrumented)
+    _applications[app] = _Instrumented(pipeline, rules)
+    _patch(app)
+    _rebuild(app)
     context.add_emitter(pipeline.emit)
 
 
@@ -94,9 +98,7 @@ def uninstrument(app: FastAPI) -> None:
     instrumented = _applications.pop(app, None)
     if instrumented is None:
         return
-    instrumented.active = False
-    if app.middleware_stack is not None:
-        app.middleware_stack = app.build_middleware_stack()
+    _rebuild(app)
     pipeline = instrumented.pipeline
     if all(other.pipeline is not pipeline for other in _applications.values()):
         context.remove_emitter(pipeline.emit)
@@ -113,16 +115,27 @@ def _rules(app: FastAPI, config: AuditConfig) -> policy.Policy:
     return policy.Policy((*own.rules, *((docs,) if docs else ()), *policy.DEFAULT_RULES))
 
 
-def _patch(app: FastAPI, instrumented: _Instrumented) -> None:
+def _rebuild(app: FastAPI) -> None:
+    """Lets a change take effect in an application that runs already."""
+    if app.middleware_stack is not None:
+        app.middleware_stack = app.build_middleware_stack()
+
+
+def _patch(app: FastAPI) -> bool:
     """Puts the middleware inside the outermost error handler and outside of everything that the application adds.
 
     There it sees exceptions before they become a 500, refusals of every other middleware, and the server's span.
     `add_middleware` would stand inside of whatever is added later, and refuses once the application runs.
+    The patch stays, and does nothing while the application is not instrumented: another one may stand on it.
+    Gives False where it stood already.
     """
     build: Callable[[], ASGIApp] = app.build_middleware_stack
+    if getattr(build, _PATCHED, False):
+        return False
 
     def build_audited() -> ASGIApp:
-        if not instrumented.active:
+        instrumented = _applications.get(app)
+        if instrumented is None:
             return build()
         app.user_middleware.append(Middleware(ErrorObserver))  # the last is the innermost
         try:
@@ -140,9 +153,9 @@ def _patch(app: FastAPI, instrumented: _Instrumented) -> None:
         )
         return stack
 
+    setattr(build_audited, _PATCHED, True)
     app.build_middleware_stack = build_audited  # type: ignore[method-assign]
-    if app.middleware_stack is not None:
-        app.middleware_stack = app.build_middleware_stack()
+    return True
 
 
 def innermost_error_layer(stack: ASGIApp) -> ServerErrorMiddleware:

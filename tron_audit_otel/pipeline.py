@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -80,6 +81,7 @@ class Pipeline:
             if self._logger is None:
                 self._provider = self._given_provider or self._own_provider()
                 self._logger = self._provider.get_logger(SCOPE_NAME, version(DISTRIBUTION))
+                atexit.register(self.shutdown)  # for a program without a lifespan
             return self._logger
 
     def _own_provider(self) -> LoggerProvider:
@@ -91,7 +93,7 @@ class Pipeline:
         attributes[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
         provider = LoggerProvider(
             Resource.create(attributes),
-            shutdown_on_exit=False,  # it would wait 30 s for a dead Collector
+            shutdown_on_exit=False,  # `shutdown` has a deadline, and this has not
             # Explicit, because the environment's limits are meant for telemetry and would cut an audit record.
             log_record_limits=LogRecordLimits(
                 max_log_record_attributes=LogRecordLimits.UNSET,
@@ -117,6 +119,7 @@ class Pipeline:
 
         The next event would start them anew.
         """
+        atexit.unregister(self.shutdown)
         done = self.flush() if self._given_provider is not None else self._within_deadline("shutdown")
         self._logger = self._provider = None
         return done

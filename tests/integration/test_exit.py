@@ -1,0 +1,57 @@
+"""A program without a lifespan: what it recorded is sent when it ends, within the deadline."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from collector import servers
+from tests.integration.gateway import Gateway
+from tests.integration.test_processes import ROOT, settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROGRAM = """
+import os
+from fastapi import FastAPI
+import tron_audit_otel as audit
+
+audit.instrument(FastAPI())
+audit.record(action="DELETE", resource="backups/1")
+if os.environ.get("TEST_FORK"):
+    if (child := os.fork()) == 0:
+        audit.record(action="DELETE", resource="backups/2")
+        raise SystemExit
+    os.waitpid(child, 0)
+"""
+
+
+def run(url: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore:This process", "-c", PROGRAM]
+    return subprocess.run(
+        command, env=settings(url, **more), cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+
+
+@pytest.mark.parametrize("fork", ["", "yes"], ids=["one process", "forked"])
+def test_a_program_that_ends_has_sent_its_records(otelcol: Path, tmp_path: Path, fork: str) -> None:
+    with Gateway(otelcol, tmp_path, {}) as gateway:
+        run(gateway.url, TEST_FORK=fork)
+        archived = gateway.archived()
+    # A forked process has a stream of its own, with numbers from 1; what its parent had queued stays the parent's.
+    assert sorted((record["audit.resource"], record["audit.sequence.number"]) for record in archived) == [
+        ("backups/1", 1),
+        *([("backups/2", 1)] if fork else []),
+    ]
+
+
+def test_a_dead_collector_does_not_hold_the_end_up() -> None:
+    began = time.monotonic()
+    result = run(f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs")
+    assert time.monotonic() - began < 10
+    assert "audit records may be lost: shutdown took longer than AUDIT_LOG_SHUTDOWN_SECONDS_MAX (2 s)" in result.stderr
