@@ -51,35 +51,65 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
 
 
 def test_check_says_that_audit_is_off(environment: Callable[..., None], printed: Callable[..., Any]) -> None:
-    environment(AUDIT_LOG_POLICY_FILE="/none.yaml")
-    assert printed("check") == (
-        0,
-        "Audit is off: AUDIT_LOG_ENABLED is not true. Nothing else was checked.\n",
-        "",
-    )
+    environment()
+    code, out, err = printed("check")
+    assert (code, err) == (0, "")
+    assert out.endswith("\nAudit is off: AUDIT_LOG_ENABLED is not true.\n")
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"AUDIT_LOG_POLICY_FILE": "/none.yaml"}, "AUDIT_LOG_POLICY_FILE must be an existing file, not '/none.yaml'"),
+        (
+            {"AUDIT_LOG_ENABLE": "true"},
+            "AUDIT_LOG_ENABLE is not a setting of tron_audit_otel; did you mean AUDIT_LOG_ENABLED?",
+        ),
+    ],
+    ids=["setting", "switch"],
+)
+def test_a_mistake_is_found_although_audit_is_off(
+    environ: dict[str, str], message: str, environment: Callable[..., None], printed: Callable[..., Any]
+) -> None:
+    environment(**environ)
+    assert printed("check") == (2, "", f"tron-audit: {message}\n")
 
 
 def test_check_prints_what_is_in_force(
     environment: Callable[..., None], printed: Callable[..., Any], policy: Path
 ) -> None:
-    environment(AUDIT_LOG_ENABLED="true", AUDIT_LOG_POLICY_FILE=str(policy), OTEL_EXPORTER_OTLP_ENDPOINT="http://c:1")
+    environment(
+        AUDIT_LOG_ENABLED="true",
+        AUDIT_LOG_POLICY_FILE=str(policy),
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://c:1",
+        OTEL_RESOURCE_ATTRIBUTES="a=b",
+    )
     code, out, err = printed("check")
     settings, _, end = out.partition("\n\n")
     assert (code, err) == (0, "")
     shown = dict(line.split(maxsplit=1) for line in settings.splitlines())
-    assert set(shown) == {env.names[0] for env in variables().values()}
-    assert shown["AUDIT_LOG_ENABLED"] == "True"
+    assert set(shown) == {env.names[-1] for env in variables().values()}
+    assert shown["AUDIT_LOG_ENABLED"] == "true"
     assert shown["AUDIT_LOG_POLICY_FILE"] == str(policy)
-    assert shown["OTEL_SERVICE_NAME"] == "-"
-    assert shown["OTEL_EXPORTER_OTLP_LOGS_HEADERS"] == "-"
-    assert end == "Records go to http://c:1/v1/logs\nPolicy: login, probe, then the default rules\n"
+    assert shown["OTEL_SERVICE_NAME"] == "-  (default)"
+    assert shown["OTEL_RESOURCE_ATTRIBUTES"] == "a=b"
+    assert shown["OTEL_EXPORTER_OTLP_HEADERS"] == "-  (default)"
+    assert shown["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://c:1/v1/logs"
+    assert end == "Policy: login, probe, then the default rules\nRecords go to http://c:1/v1/logs\n"
+
+
+def test_check_names_the_variable_that_a_setting_comes_from(
+    environment: Callable[..., None], printed: Callable[..., Any]
+) -> None:
+    environment(OTEL_EXPORTER_OTLP_LOGS_TIMEOUT="3", OTEL_EXPORTER_OTLP_TIMEOUT="5")
+    assert "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT" in printed("check")[1]
 
 
 def test_check_without_a_policy_says_that_the_default_rules_hold(
     environment: Callable[..., None], printed: Callable[..., Any]
 ) -> None:
     environment(AUDIT_LOG_ENABLED="true")
-    assert printed("check")[1].endswith("\nPolicy: only the default rules\n")
+    assert "\nPolicy: only the default rules\n" in printed("check")[1]
 
 
 def test_check_does_not_promise_default_rules_that_are_turned_off(
@@ -87,9 +117,7 @@ def test_check_does_not_promise_default_rules_that_are_turned_off(
 ) -> None:
     policy.write_text(POLICY + "default_rules: false\n", encoding="utf-8")
     environment(AUDIT_LOG_ENABLED="true", AUDIT_LOG_POLICY_FILE=str(policy))
-    last = printed("check")[1].splitlines()[-1]
-    assert last.startswith("Policy: login, probe")
-    assert "then the default rules" not in last
+    assert "\nPolicy: login, probe\n" in printed("check")[1]
 
 
 def test_check_prints_one_json_object(
@@ -100,7 +128,7 @@ def test_check_prints_one_json_object(
     assert (code, err) == (0, "")
     answer = json.loads(out)
     assert (answer["ok"], answer["enabled"], answer["rules"]) == (True, True, ["login", "probe"])
-    assert set(answer["settings"]) == {env.names[0] for env in variables().values()}
+    assert set(answer["settings"]) == {env.names[-1] for env in variables().values()}
     assert answer["settings"]["AUDIT_LOG_POLICY_FILE"] == str(policy)
     assert answer["settings"]["AUDIT_LOG_BATCH_DELAY_MS"] == AuditConfig().batch_delay_ms
 
@@ -137,7 +165,7 @@ def test_a_mistake_in_the_environment_ends_with_a_code_of_its_own(
     environment: Callable[..., None], printed: Callable[..., Any]
 ) -> None:
     environment(AUDIT_LOG_ENABLED="perhaps")
-    message = "AUDIT_LOG_ENABLED must be a valid boolean, unable to interpret input, not 'perhaps'"
+    message = "AUDIT_LOG_ENABLED must be true or false, not 'perhaps'"
     assert printed("check") == (2, "", f"tron-audit: {message}\n")
     code, out, err = printed("check", "--json")
     assert (code, out, json.loads(err)) == (2, "", {"ok": False, "error": message})

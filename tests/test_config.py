@@ -96,7 +96,7 @@ def test_every_variable_is_understood(variable: str, value: str, setting: str, e
     assert getattr(config(**environ), setting) == expected
 
 
-BOOLEAN = "must be a valid boolean, unable to interpret input, not 'perhaps'"
+BOOLEAN = "must be true or false, not 'perhaps'"
 INTEGER = "must be a valid integer, unable to parse string as an integer"
 NUMBER = "must be a valid number, unable to parse string as a number"
 PAIRS = "must be key=value pairs with commas between them, percent-encoded"

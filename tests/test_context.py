@@ -207,6 +207,43 @@ def test_wrong_words_are_logged_and_break_nothing(caplog: pytest.LogCaptureFixtu
     ]
 
 
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+WRONG: list[Any] = [3, b"LOGIN", None, [], {}, object(), Unprintable(), "\ud800", "x" * 10_000]
+
+
+def say_all_wrong(value: Any) -> None:
+    audit.set_actor(value)
+    audit.set_actor("alice", type=value)
+    audit.claim_actor(value)
+    audit.annotate(action=value, resource=value, outcome=value)
+    audit.record(action=value, resource=value, actor=value, actor_type=value, outcome=value)
+    with audit.execution(command=value, container=value) as run:
+        run.finish(stdout=value, stderr=value, return_code=value)
+        run.fail(value, value)
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: type(value).__name__)
+def test_no_call_raises_whatever_it_is_given(value: Any) -> None:
+    async def handler() -> None:
+        say_all_wrong(value)
+
+    client = app_that(handler)
+    with capture(client.app) as seen:  # type: ignore[arg-type]
+        assert client.get("/x").status_code == 200
+        say_all_wrong(value)
+    assert len(seen.records) == 4
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: type(value).__name__)
+def test_no_call_does_anything_where_audit_is_off(value: Any, caplog: pytest.LogCaptureFixture) -> None:
+    say_all_wrong(value)
+    assert caplog.records == []
+
+
 def test_a_second_execution_has_a_record_of_its_own() -> None:
     async def handler() -> None:
         audit.set_actor("alice")

@@ -8,8 +8,8 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tron_audit_otel import policy_file
-from tron_audit_otel.config import AuditConfig, variables
+from tron_audit_otel import policy, policy_file
+from tron_audit_otel.config import AuditConfig, environment, variables
 from tron_audit_otel.errors import ConfigError
 from tron_audit_otel.pipeline import DISTRIBUTION
 from tron_audit_otel.redact import MASK
@@ -35,35 +35,50 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
         "Exit code 0 when all is well, 2 when a setting or the policy file must be mended.",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object")
-    return _check(environ, as_json=parser.parse_args(arguments).json)
+    return _check(environment() if environ is None else environ, as_json=parser.parse_args(arguments).json)
 
 
-def _check(environ: Mapping[str, str] | None, *, as_json: bool) -> int:
+def _check(environ: Mapping[str, str], *, as_json: bool) -> int:
     try:
-        config = AuditConfig.from_env(environ)
-        rules = policy_file.load(config.policy_file) if config.policy_file else None
+        enabled = AuditConfig.from_env({"AUDIT_LOG_ENABLED": environ.get("AUDIT_LOG_ENABLED", "")}).enabled
+        # Checked as it would be with audit on: a misspelt switch must not pass as "off".
+        config = AuditConfig.from_env({**environ, "AUDIT_LOG_ENABLED": "true"})
+        rules = policy_file.load(config.policy_file) if config.policy_file else policy.PolicyFile(rules=())
     except ConfigError as error:
         print(json.dumps({"ok": False, "error": str(error)}) if as_json else f"tron-audit: {error}", file=sys.stderr)
         return EXIT_CONFIG
-    settings = {
-        env.names[0]: MASK if env.secret and getattr(config, field) else getattr(config, field)
-        for field, env in variables().items()
-    }
-    names = [rule.name for rule in rules.rules] if rules else []
+    settings = _settings(config, environ) | {"AUDIT_LOG_ENABLED": enabled}
+    names = [rule.name for rule in rules.rules]
     if as_json:
-        print(json.dumps({"ok": True, "enabled": config.enabled, "settings": settings, "rules": names}, default=str))
-        return EXIT_OK
-    if not config.enabled:
-        print("Audit is off: AUDIT_LOG_ENABLED is not true. Nothing else was checked.")
+        print(json.dumps({"ok": True, "enabled": enabled, "settings": settings, "rules": names}, default=str))
         return EXIT_OK
     width = max(map(len, settings))
     for name, value in settings.items():
-        print(f"{name:{width}}  {'-' if value in (None, ()) else value}")
-    print(f"\nRecords go to {config.endpoint}")
-    if rules is None or rules.default_rules:
+        origin = "" if environ.get(name, "").strip() else "  (default)"
+        print(f"{name:{width}}  {_shown(value)}{origin}")
+    if rules.default_rules:
         names.append(f"{'then' if names else 'only'} the default rules")
-    print(f"Policy: {', '.join(names)}")
+    print(f"\nPolicy: {', '.join(names)}")
+    print(f"Records go to {config.endpoint}" if enabled else "Audit is off: AUDIT_LOG_ENABLED is not true.")
     return EXIT_OK
+
+
+def _settings(config: AuditConfig, environ: Mapping[str, str]) -> dict[str, object]:
+    """Gives each setting as it is in force, under the variable that it comes from."""
+    found: dict[str, object] = {}
+    for field, env in variables().items():
+        value = config.endpoint if field == "otlp_endpoint" else getattr(config, field)
+        name = next((name for name in env.names if environ.get(name, "").strip()), env.names[-1])
+        found[name] = MASK if env.secret and value else value
+    return found
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(f"{key}={item}" for key, item in value) or "-"
+    return "-" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ class AuditConfig(BaseModel):
             ConfigError: A variable has a value that it cannot have, or begins with ``AUDIT_LOG_`` and is none of
                 ours; the message names it. While audit is off, only ``AUDIT_LOG_ENABLED`` is looked at.
         """
-        environ = os.environ if environ is None else environ
+        environ = environment() if environ is None else environ
         given = {name: value.strip() for name, value in environ.items() if value.strip()}
         on = cls._validated({"enabled": given.get("AUDIT_LOG_ENABLED", False)})
         unknown = _unknown(given)
@@ -235,7 +235,13 @@ class AuditConfig(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(problem, given or {}) for problem in error.errors())) from error
+            # Not `from error`: pydantic's own words about the same would stand before ours, 70 lines of them.
+            raise ConfigError("\n".join(_explain(problem, given or {}) for problem in error.errors())) from None
+
+
+def environment() -> Mapping[str, str]:
+    """Gives the process's environment; nobody else in this library reads it."""
+    return os.environ
 
 
 def variables() -> dict[str, Env]:
@@ -263,6 +269,8 @@ def _explain(problem: Any, given: Mapping[str, str]) -> str:  # noqa: ANN401 - p
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     if not problem["loc"]:
         return message
+    if problem["type"] == "bool_parsing":
+        message = "must be true or false"
     env = variables()[str(problem["loc"][0])]
     name = next((name for name in env.names if name in given), env.names[0])
     value = re.sub("//[^/@]*@", "//…@", repr(problem["input"]))

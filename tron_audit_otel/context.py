@@ -122,10 +122,11 @@ def _member(kind: type[_Member], value: str, what: str) -> _Member | None:
         return None
 
 
-def _action(name: str) -> str:
-    if ACTION.fullmatch(name):
-        return str(name)
-    _logger.error("action must be capital letters, digits and underscores, not %r", redact.line(redact.text(name), 64))
+def _action(name: object) -> str:
+    text = redact.text(name)
+    if ACTION.fullmatch(text):
+        return text
+    _logger.error("action must be capital letters, digits and underscores, not %r", redact.line(text, 64))
     return Action.OTHER
 
 
@@ -224,6 +225,8 @@ def record(
         actor_type: As ``type`` of :func:`set_actor`.
         outcome: ``success``, ``failure`` or ``unknown``.
     """
+    if _draft.get() is None and not _emitters:
+        return
     _emit(
         name=EventName.EVENT,
         began_ns=time.time_ns(),

@@ -6,11 +6,13 @@ takes its place here.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
-from opentelemetry.sdk._logs.export import LogRecordExporter
+from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportResult
 
+from tron_audit_otel.event import error_type
 from tron_audit_otel.log_record import SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
 
     from grpc import ChannelCredentials
     from opentelemetry.sdk._logs import ReadableLogRecord
-    from opentelemetry.sdk._logs.export import LogRecordExportResult
 
     from tron_audit_otel.config import AuditConfig
+
+_logger = logging.getLogger(__name__)
 
 
 class SequencedExporter(LogRecordExporter):
@@ -47,8 +50,19 @@ class SequencedExporter(LogRecordExporter):
         for readable in batch:
             self._sequence += 1
             # The SDK's own attributes are a mutable mapping whose type says otherwise.
-            readable.log_record.attributes[SEQUENCE_NUMBER] = self._sequence  # type: ignore[index]
-        return self._inner.export(batch)
+            readable.log_record.attributes[SEQUENCE_NUMBER] = self._sequence  # type: ignore[index] # as said above
+        return self._exported(batch, self._inner)
+
+    def _exported(self, batch: Sequence[ReadableLogRecord], inner: LogRecordExporter) -> LogRecordExportResult:
+        """Exports, and says of what was not taken that these were audit records: the SDK says only "logs"."""
+        try:
+            result = inner.export(batch)
+            why = "the exporter gave up"
+        except BaseException as error:  # noqa: BLE001 - anything that passes would end the SDK's thread without a word
+            result, why = LogRecordExportResult.FAILURE, error_type(error)
+        if result is not LogRecordExportResult.SUCCESS:
+            _logger.error("%d audit records are lost: %s", len(batch), why)
+        return result
 
     def shutdown(self) -> None:
         """Shuts the exporter down, if this process made one."""
@@ -67,7 +81,7 @@ def otlp_exporter(config: AuditConfig) -> LogRecordExporter:
 
 def _http_exporter(config: AuditConfig) -> LogRecordExporter:
     from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415 - only the protocol in use is loaded
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter  # noqa: PLC0415 - as above
 
     return OTLPLogExporter(
         endpoint=config.endpoint,
@@ -82,7 +96,7 @@ def _http_exporter(config: AuditConfig) -> LogRecordExporter:
 
 def _grpc_exporter(config: AuditConfig) -> LogRecordExporter:
     from grpc import Compression  # noqa: PLC0415 - importing grpc takes 0.1 s, which HTTP need not pay
-    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter  # noqa: PLC0415 - as above
 
     insecure = config.endpoint.startswith("http://") or ("://" not in config.endpoint and config.otlp_insecure)
     return OTLPLogExporter(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import fastapi.applications
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # not typed
 from opentelemetry.instrumentation.utils import unwrap
 from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -93,6 +93,11 @@ def instrument(
     context.add_emitter(pipeline.emit)
 
 
+def is_instrumented(app: FastAPI) -> bool:
+    """Whether the application's requests are recorded."""
+    return app in _applications
+
+
 def uninstrument(app: FastAPI) -> None:
     """Undoes :func:`instrument`, after a flush. Does nothing to an application that is not instrumented."""
     instrumented = _applications.pop(app, None)
@@ -154,7 +159,7 @@ def _patch(app: FastAPI) -> bool:
         return stack
 
     setattr(build_audited, _PATCHED, True)
-    app.build_middleware_stack = build_audited  # type: ignore[method-assign]
+    app.build_middleware_stack = build_audited  # type: ignore[method-assign] # which is the point
     return True
 
 

@@ -74,7 +74,7 @@ class Pipeline:
             (self._logger or self._start()).emit(to_log_record(event))
         except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
             # Neither the message nor a traceback: both may carry a client's data into the operational log.
-            _logger.error("audit record %s is lost: %s", event.record_id, error_type(error))  # noqa: TRY400
+            _logger.error("audit record %s is lost: %s", event.record_id, error_type(error))  # noqa: TRY400 - as above
 
     def _start(self) -> Logger:
         with self._starting:

@@ -48,7 +48,7 @@ def parse(text: str, source: str) -> PolicyFile:
     try:
         policy = PolicyFile.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(tree, source, problem) for problem in error.errors())) from error
+        raise ConfigError("\n".join(_explain(tree, source, problem) for problem in error.errors())) from None
     _check(policy, tree, source)
     return policy
 
@@ -88,7 +88,7 @@ def _explain(tree: object, source: str, problem: Mapping[str, object]) -> str:
 
 def _rule_name(tree: object, place: tuple[object, ...]) -> str:
     try:
-        rule = tree["rules"][place[1]]  # type: ignore[index]
+        rule = tree["rules"][place[1]]  # type: ignore[index] # what is no such tree raises
     except (KeyError, IndexError, TypeError):
         return ""
     name = rule.get("name") if isinstance(rule, dict) else None
@@ -102,8 +102,8 @@ def _line(tree: object, place: tuple[object, ...]) -> int:
         marks = getattr(tree, "lc", None)
         try:
             # There are no marks where the parent is a scalar, or the key came by a merge.
-            position = marks.data[key]  # type: ignore[union-attr]
-            tree = tree[key]  # type: ignore[index]
+            position = marks.data[key]  # type: ignore[union-attr] # as above
+            tree = tree[key]  # type: ignore[index] # what is no such tree raises
         except (AttributeError, KeyError, IndexError, TypeError):
             break
         found = position[0] + 1

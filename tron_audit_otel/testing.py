@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.exporter import SequencedExporter
-from tron_audit_otel.instrumentation import instrument, uninstrument
+from tron_audit_otel.instrumentation import instrument, is_instrumented, uninstrument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,13 +64,17 @@ class Captured:
 def capture(app: FastAPI, config: AuditConfig | None = None) -> Iterator[Captured]:
     """Instruments an application for the length of a test; each record is there as soon as its request has ended.
 
-    An application that instruments itself when it is made must do so with audit off, which is the default in an
-    environment without ``AUDIT_LOG_ENABLED``.
+    An application that instruments itself must do so with audit off, as it is where ``AUDIT_LOG_ENABLED`` is not set.
 
     Args:
         app: The application.
         config: Such as ``AuditConfig(enabled=True, policy_file=…)``; by default enabled, and nothing else.
+
+    Raises:
+        RuntimeError: The application is instrumented already, and its records would go elsewhere.
     """
+    if is_instrumented(app):
+        raise RuntimeError("the application is instrumented already: run its tests without AUDIT_LOG_ENABLED")
     exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK has no annotation here
     provider = LoggerProvider(Resource.create(), shutdown_on_exit=False)
     provider.add_log_record_processor(SimpleLogRecordProcessor(SequencedExporter(lambda: exporter)))
