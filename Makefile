@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# Another Python makes another environment.
+STAMP := $(VENV)/installed-with-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit lint types format collector constraints clean
@@ -12,14 +13,16 @@ help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, and $(PYTHON) is {v[0]}.{v[1]}: make … PYTHON=python3.13")'
-	@echo "Setting up $(VENV) (once, about half a minute)"
-	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name another, such as: make demo PYTHON=python3.13" % sys.version_info[:2])'
+	@echo "set-up      a virtual environment in $(VENV), once"
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@echo "set-up      $$(wc -l < constraints.txt) packages at most, as constraints.txt pins them; about 20 s"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --group dev
 	@touch $@
+	@echo "set-up      done"
 
-demo: $(STAMP) ## run the whole path on this machine and show where each record arrived (ONCE=1 stops by itself)
+demo: $(STAMP) ## run the whole path here, and show where each record arrived (ONCE=1 stops by itself, DOCKER=1 uses compose)
 	@$(BIN)/python -m examples.demo
 
 test: $(STAMP) ## run every test; builds the Collector and the log store when they are not there yet
@@ -48,4 +51,4 @@ constraints: $(STAMP) ## pin the newest versions of everything that development 
 	@$(BIN)/uv pip compile --quiet --upgrade --group dev --universal --no-header --no-annotate pyproject.toml -o constraints.txt
 
 clean: ## remove what was set up here; the built servers stay in the user's cache
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -3,14 +3,15 @@
     python3 -m collector.launch [--print] [--binary PATH] [--env-file FILE] [-- extra Collector arguments]
 
 The base file always counts. Setting a SIEM's variables adds its file, setting a token or a certificate adds that of
-the authentication or of TLS; variables set by halves are an error. docker-compose.yaml does the same by itself.
-Only the standard library is used: this runs before anything is installed.
+the authentication or of TLS; a SIEM of which only some variables are set is an error. docker-compose.yaml does the same
+by itself. Only the standard library is used: this runs before anything is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 import re
 import sys
@@ -35,6 +36,9 @@ DATA_DIR = "AUDIT_COLLECTOR_DATA"
 DATA_DIR_DEFAULT = "/var/lib/tron-audit"
 SIEM_TIMEOUT = "AUDIT_SIEM_TIMEOUT"
 
+# Variables that are ours alone: one that begins so and is unknown is a spelling mistake.
+PREFIXES = ("AUDIT_COLLECTOR_", "AUDIT_SIEM_")
+
 _VARIABLE = re.compile(r"\$\{env:(\w+)")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
 _ENV_LINE = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=(.*)")
@@ -57,7 +61,7 @@ class Part:
     exporter: str = ""
 
     def wanted(self, environ: Mapping[str, str]) -> bool:
-        """Tell whether the environment asks for this part; raise LaunchError when it does so by halves."""
+        """Tell whether the environment asks for this part; raise LaunchError when it does so only in part."""
         named = [*(name for entry in self.needs for name in entry), *self.promises]
         given = [name for name in named if environ.get(name)]
         missing = [" or ".join(entry) for entry in self.needs if not any(environ.get(name) for name in entry)]
@@ -97,7 +101,7 @@ def config_files(environ: Mapping[str, str]) -> list[Path]:
     """Return the configuration files that the environment asks for, the base first.
 
     Raises:
-        LaunchError: variables are set by halves; the message names the missing one.
+        LaunchError: a SIEM's variables are set only in part; the message names the missing one.
     """
     return [BASE, *(part.file for part in (*OVERLAYS, *SIEMS) if part.wanted(environ))]
 
@@ -172,6 +176,38 @@ def read_env_file(path: Path) -> dict[str, str]:
     return found
 
 
+def require_files(environ: Mapping[str, str], files: Sequence[Path]) -> None:
+    """Raise LaunchError unless every file that a `*_FILE` variable of these configuration files names can be used.
+
+    The Collector itself would start, and be refused by every SIEM, or refuse every sender.
+    """
+    for name in sorted(variables(files)):
+        if name.endswith("_FILE") and (value := environ.get(name)):
+            try:
+                content = Path(value).read_bytes()
+            except OSError as error:
+                raise LaunchError(f"{name}: {value} cannot be read: {error.strerror}") from None
+            if not content.strip():
+                raise LaunchError(f"{name}: {value} is empty")
+
+
+def require_known(environ: Mapping[str, str]) -> None:
+    """Raise LaunchError for a variable that begins like ours and that no configuration file reads."""
+    known = variables([BASE, *(part.file for part in (*OVERLAYS, *SIEMS))])
+    for name in sorted(environ):
+        if name.startswith(PREFIXES) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise LaunchError(f"{name} is read by no configuration file{hint}")
+
+
+def runnable(binary: Path) -> Path:
+    """Return the path; raise LaunchError unless it can be run."""
+    if not os.access(binary, os.X_OK):
+        raise LaunchError(f"--binary {binary} cannot be run")
+    return binary
+
+
 def require_data_dir(environ: Mapping[str, str]) -> None:
     """Raise LaunchError unless the archive and the queues can be written where AUDIT_COLLECTOR_DATA says."""
     directory = Path(environ.get(DATA_DIR) or DATA_DIR_DEFAULT).absolute()
@@ -187,13 +223,15 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     arguments = _parser().parse_args(argv)
     try:
         given = {**(read_env_file(arguments.env_file) if arguments.env_file else {}), **environ}
+        require_known(given)
         files = config_files(given)
         settings = collector_environ(given, files)
         if arguments.print:
             sys.stdout.writelines(f"{argument}\n" for argument in (*flags(files), *arguments.extra))
             return 0
         require_data_dir(settings)
-        binary: Path = arguments.binary or build.otelcol()
+        require_files(settings, files)
+        binary = runnable(arguments.binary) if arguments.binary else build.otelcol()
         require_exporters(binary, files)
     except (LaunchError, build.BuildError) as error:
         sys.stderr.write(f"collector.launch: {error}\n")

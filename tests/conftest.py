@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,10 @@ import pytest
 from collector import build, launch
 
 BINARY = pytest.StashKey[Path]()
+
+# Whatever the shell has set for a service must not reach the applications that tests make; some are made on import.
+for name in [name for name in os.environ if name.startswith(("AUDIT_", "OTEL_"))]:
+    del os.environ[name]
 
 
 @pytest.fixture(scope="session")

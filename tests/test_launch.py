@@ -190,3 +190,33 @@ class TestMain:
         directory = tmp_path / "file" / "data"
         assert launch.main(["--binary", "otelcol"], {"AUDIT_COLLECTOR_DATA": str(directory)}) == 2
         assert f"AUDIT_COLLECTOR_DATA: {directory} cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "cannot be read: No such file or directory"), (b"\n", "is empty")]
+)
+def test_a_secret_file_that_holds_nothing_stops_the_start(
+    content: bytes | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    environ = {
+        "AUDIT_COLLECTOR_DATA": str(tmp_path),
+        "AUDIT_SIEM_URL": "http://127.0.0.1:1",
+        "AUDIT_SIEM_TOKEN_FILE": str(file),
+    }
+    assert launch.main([], environ) == 2
+    assert capsys.readouterr().err == f"collector.launch: AUDIT_SIEM_TOKEN_FILE: {file} {problem}\n"
+
+
+def test_a_misspelt_variable_stops_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--print"], {"AUDIT_COLLECTOR_MEMORY": "5"}) == 2
+    assert "AUDIT_COLLECTOR_MEMORY is read by no configuration file; did you mean AUDIT_COLLECTOR_MEMORY_MIB?" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_binary_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--binary", "/nope"], {"AUDIT_COLLECTOR_DATA": str(tmp_path)}) == 2
+    assert capsys.readouterr().err == "collector.launch: --binary /nope cannot be run\n"

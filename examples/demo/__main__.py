@@ -54,6 +54,10 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         return 128 + signal.SIGINT
 
 
+def _is_on(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "") not in ("", "0")
+
+
 def _leave(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
 
@@ -63,7 +67,7 @@ def _run(console: Console, stack: ExitStack, environ: Mapping[str, str]) -> int:
         console.print(line, style="dim", markup=False, soft_wrap=True)
 
     began = time.monotonic()
-    start = compose.docker if environ.get("DOCKER") else stage.local
+    start = compose.docker if _is_on(environ, "DOCKER") else stage.local
     running = start(stack, say)
     steps = traffic.story(running.api_url)
     try:
@@ -72,14 +76,15 @@ def _run(console: Console, stack: ExitStack, environ: Mapping[str, str]) -> int:
         log = _last(running.log("api").splitlines())
         raise ServerError(f"{error}. The end of its log:\n{log}") from error
     expected = [fact for step in steps for fact in step.facts]
-    say(f"requests    {len(steps)} things done, which must leave {len(expected)} records")
+    say(f"requests    {len(steps)} steps, {len(expected)} records expected")
     with console.status("asking the destinations"):
         proof = evidence.collect(running, expected)
     console.print(evidence.table(proof, console.width))
     problems = proof.problems()
     _conclude(console, running, proof, problems)
     console.print(f"{time.monotonic() - began:.0f} s in all.", style="dim")
-    if not environ.get("ONCE"):
+    if not _is_on(environ, "ONCE"):
+        _offer_a_search(console, running)
         _wait(console)
     return EXIT_INCOMPLETE if problems else 0
 
@@ -93,7 +98,7 @@ def _play(console: Console, steps: tuple[Step, ...]) -> None:
 
 def _conclude(console: Console, running: Stage, proof: Evidence, problems: list[str]) -> None:
     for name, reason in running.absent:
-        console.print(f"Not here: {name}. This Collector {reason}.", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"Not run: {name}. This Collector {reason}.", style="yellow", markup=False, soft_wrap=True)
     if problems:
         console.print(f"[bold red]{len(problems)} problems[/]")
         for problem in problems:
@@ -103,7 +108,6 @@ def _conclude(console: Console, running: Stage, proof: Evidence, problems: list[
     else:
         counts = f"{len(proof.records)} records arrived exactly once at {len(proof.found)} destinations"
         console.print(f"[bold green]Each of {counts}.[/]")
-    _offer_a_search(console, running)
 
 
 def _offer_a_search(console: Console, running: Stage) -> None:
