@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
+from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
+from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
 
 import tron_audit_otel as audit
 from tests.test_endings import pass_on
 from tron_audit_otel.testing import capture
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 BURST_REQUESTS = 2000
 BURST_CONCURRENCY = 64
@@ -39,6 +44,16 @@ class User:
 
     def __str__(self) -> str:
         return self.email
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither")
 
 
 async def authenticate(request: Request, name: str) -> str:
@@ -155,6 +170,97 @@ def test_the_forms_of_an_actor(id: object, type: str | None, expected: dict[str,
     assert {name: record.get(name) for name in expected} == expected
 
 
+def test_nobody_is_no_actor(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler() -> None:
+        audit.set_actor(None)
+        audit.claim_actor(None)
+
+    record = last_record(handler)
+    assert record["audit.actor.type"] == "anonymous"
+    assert "audit.actor.claimed" not in record
+    assert "the request stays anonymous" in caplog.text
+
+
+@pytest.mark.parametrize("actor", [Unprintable(), "", None, 0])
+def test_whatever_the_original_way_puts_there_the_record_is_written(actor: object) -> None:
+    async def handler(request: Request) -> None:
+        request.state.audit_actor = actor
+        request.state.audit_exec_payload = actor
+
+    assert last_record(handler)["http.response.status_code"] == 200
+
+
+def test_an_execution_in_a_background_task_has_a_record_of_its_own() -> None:
+    def job() -> None:
+        with audit.execution(command="rm", container="app") as run:
+            run.finish(return_code=1)
+
+    async def handler(tasks: BackgroundTasks) -> None:
+        audit.set_actor("alice")
+        tasks.add_task(job)
+
+    client = app_that(handler)
+    with capture(client.app) as seen:  # type: ignore[arg-type]
+        client.get("/x")
+    request, executed = seen.records
+    assert request["audit.action"] == "READ"
+    assert (executed["process.command_args"], executed["process.exit.code"]) == (("rm",), 1)
+    assert executed["audit.outcome"] == "failure"
+    assert executed["audit.actor.id"] == "alice"
+
+
+def test_an_execution_that_outlives_its_requests_record_ends_in_one_of_its_own() -> None:
+    async def handler() -> StreamingResponse:
+        async def output() -> AsyncIterator[bytes]:
+            yield b"out"
+
+        run = audit.execution(command="tail", container="app")
+        started = run.__enter__()
+
+        def end() -> None:
+            started.finish(return_code=3)
+            run.__exit__(None, None, None)
+
+        return StreamingResponse(output(), background=BackgroundTask(end))
+
+    client = app_that(handler)
+    with capture(client.app) as seen:  # type: ignore[arg-type]
+        client.get("/x")
+    assert [record.get("process.exit.code") for record in seen.records] == [None, 3]
+    assert {record["process.command_args"] for record in seen.records} == {("tail",)}
+
+
+def test_a_task_that_outlives_its_request_does_not_act_in_its_name() -> None:
+    jobs: asyncio.Queue[str] = asyncio.Queue()
+    workers: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        while True:
+            audit.record(action="DELETE", resource=f"backups/{await jobs.get()}")
+
+    async def handler(who: str) -> None:
+        audit.set_actor(who)
+        if not workers:  # as applications start a worker when it is first needed
+            workers.append(asyncio.create_task(work()))
+
+    app = FastAPI()
+    app.add_api_route("/x", handler)
+
+    async def scenario() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            await client.get("/x", params={"who": "alice"})
+            await client.get("/x", params={"who": "bob"})
+            jobs.put_nowait("bobs")
+            await asyncio.sleep(0.01)
+            workers[0].cancel()
+
+    with capture(app) as seen:
+        asyncio.run(scenario())
+    assert seen.last["audit.resource"] == "backups/bobs"
+    assert (seen.last["audit.actor.type"], seen.last.get("audit.actor.id")) == ("system", None)
+    assert "client.address" not in seen.last
+
+
 def test_set_actor_outranks_the_original_way() -> None:
     async def handler(request: Request) -> None:
         request.state.audit_actor = "from-state"
@@ -201,15 +307,10 @@ def test_wrong_words_are_logged_and_break_nothing(caplog: pytest.LogCaptureFixtu
     assert record["process.command_args"] == ("5",)
     assert record["audit.exec.stdout.text"] == "\\xff"
     assert [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR] == [
-        "actor type must be one of user, service, token, system, anonymous, not 'usr'",
-        "action must be capital letters, digits and underscores, not 'log in'",
-        "outcome must be one of success, failure, unknown, not 'good'",
+        "actor type must be one of user, service, token, system, anonymous; what was given is left out",
+        "action must be capital letters, digits and underscores; what was given is recorded as OTHER",
+        "outcome must be one of success, failure, unknown; what was given is left out",
     ]
-
-
-class Unprintable:
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
 
 
 WRONG: list[Any] = [3, b"LOGIN", None, [], {}, object(), Unprintable(), "\ud800", "x" * 10_000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from starlette.middleware.base import RequestResponseEndpoint
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class AppError(Exception):
@@ -336,6 +338,96 @@ def test_a_slash_redirect_makes_no_record_of_its_own(path: str) -> None:
     assert len(audit.records) == 1
 
 
+@pytest.mark.parametrize("location", ["/login/", "https://elsewhere.example/login/"])
+def test_a_client_cannot_choose_a_redirect_that_leaves_no_record(location: str) -> None:
+    async def login(next: str) -> RedirectResponse:  # noqa: A002 - the name that applications use
+        return RedirectResponse(next)
+
+    app = FastAPI()
+    app.add_api_route("/login", login, methods=["POST"])
+    app.add_route("/plain", lambda _: RedirectResponse("/plain/"))
+    with capture(app) as audit:
+        client = TestClient(app, follow_redirects=False)
+        assert client.post("/login", params={"next": location}).status_code == 307
+        assert client.get("/plain").status_code == 307
+    assert len(audit.records) == 2
+
+
+class CopiesTheScope:
+    """A middleware that hands on a copy: what the router adds to it is not in the original."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(dict(scope), receive, send)
+
+
+def test_a_middleware_that_copies_the_scope_hides_nothing() -> None:
+    app = make_app()
+    app.add_middleware(CopiesTheScope)
+    with capture(app) as audit:
+        TestClient(app).get("/api/v1/orgs/o/instances/i")
+        TestClient(app).get("/slash", follow_redirects=False)
+    assert len(audit.records) == 1
+    assert differences(audit.last, success(**INSTANCE)) == {}
+
+
+def test_a_mounts_parameter_cannot_forge_the_route() -> None:
+    app, inner = FastAPI(), FastAPI()
+    inner.add_api_route("/secrets/{secret}", lambda secret: secret, methods=["DELETE"])
+    app.mount("/tenants/{tenant}", inner)
+    with capture(app) as audit:
+        TestClient(app).delete("/tenants/{secret}/secrets/9")
+        TestClient(app).delete("/tenants/a%0Ab%1b/secrets/9")
+    assert [record["audit.resource"] for record in audit.records] == [
+        "tenants/%7Bsecret%7D/secrets/9",
+        "tenants/a%0Ab%1B/secrets/9",
+    ]
+    assert audit.last["http.route"] == "/tenants/a%0Ab%1B/secrets/{secret}"
+
+
+def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
+    app = make_app()
+
+    async def requests() -> int:
+        for path in ("/ok", "/api/v1/orgs/o/instances/i", "/no/such"):
+            await drive(app, http_scope(path=path), Peer())
+        gc.collect()
+        gc.disable()
+        try:
+            for path in ("/ok", "/api/v1/orgs/o/instances/i", "/no/such"):
+                await drive(app, http_scope(path=path), Peer())
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    without = asyncio.run(requests())
+    with capture(app):
+        assert asyncio.run(requests()) <= without
+
+
+def test_the_applications_own_error_is_not_taken_for_a_lost_client() -> None:
+    async def handler(request: Request) -> None:
+        await request.is_disconnected()
+        raise FileNotFoundError
+
+    app = FastAPI()
+    app.add_api_route("/x", handler)
+    with capture(app) as audit:
+        asyncio.run(drive(app, http_scope(path="/x"), Peer([{"type": "http.request"}, {"type": "http.disconnect"}])))
+    assert differences(audit.last, failure(500, "FileNotFoundError")) == {}
+
+
+def test_an_error_handler_that_answers_nothing_fails_as_it_would_without_us() -> None:
+    app = make_app()
+    app.add_exception_handler(Exception, lambda *_: None)  # type: ignore[arg-type] # the mistake
+    with capture(app) as audit:
+        error = asyncio.run(drive(app, http_scope(path="/crash"), Peer()))
+    assert isinstance(error, TypeError)
+    assert differences(audit.last, failure(500, APP_ERROR)) == {}
+
+
 def test_an_applications_own_redirect_to_another_path_is_recorded() -> None:
     app = FastAPI()
 
@@ -472,9 +564,11 @@ def test_client_leaves_while_the_handler_works(audited: tuple[FastAPI, Captured]
     assert differences(audit.last, expected) == {}
 
 
+@pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS)
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
-def test_client_leaves_in_the_middle_of_a_stream(audited: tuple[FastAPI, Captured], spec_version: str) -> None:
-    app, audit = audited
+def test_client_leaves_in_the_middle_of_a_stream(spec_version: str, stack: Callable[[FastAPI], None]) -> None:
+    app = make_app()
+    stack(app)
 
     async def scenario() -> None:
         peer = Peer()
@@ -488,7 +582,8 @@ def test_client_leaves_in_the_middle_of_a_stream(audited: tuple[FastAPI, Capture
         await task
         assert len(peer.sent) >= 3
 
-    asyncio.run(scenario())
+    with capture(app) as audit:
+        asyncio.run(scenario())
     assert len(audit.records) == 1
     expected = {"audit.outcome": "unknown", "error.type": "client_disconnected", "http.response.status_code": 200}
     assert differences(audit.last, expected) == {}
@@ -551,6 +646,12 @@ def gone(code: int) -> dict[str, Any]:
             {"audit.outcome": "unknown", "error.type": "client_disconnected", "http.response.status_code": 101},
             id="connection lost",
         ),
+        pytest.param(
+            "/ws",
+            [CONNECT, gone(1012)],
+            {"audit.outcome": "unknown", "error.type": "cancelled", "audit.websocket.close_code": 1012},
+            id="server stopped",
+        ),
         pytest.param("/ws-done", [CONNECT], success(101, **{"audit.websocket.close_code": 1000}), id="closed by us"),
         pytest.param(
             "/ws-policy", [CONNECT], failure(101, **{"audit.websocket.close_code": 1008}), id="closed by us for cause"
@@ -574,6 +675,15 @@ def test_each_websocket_ending_makes_one_record(
     asyncio.run(drive(app, websocket_scope(path), Peer(messages)))
     assert len(audit.records) == 1
     assert audit.last["http.request.method"] == "GET"
+    assert differences(audit.last, expected) == {}
+
+
+def test_websocket_lost_while_the_server_writes(audited: tuple[FastAPI, Captured]) -> None:
+    app, audit = audited
+    peer = Peer([CONNECT, TEXT])
+    peer.raise_on_send = 1
+    asyncio.run(drive(app, websocket_scope("/ws"), peer))
+    expected = {"audit.outcome": "unknown", "error.type": "client_disconnected", "audit.websocket.close_code": 1006}
     assert differences(audit.last, expected) == {}
 
 

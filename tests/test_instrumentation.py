@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import threading
 import weakref
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -296,6 +297,26 @@ def test_zero_code_undone_leaves_new_applications_alone(
     get_ok(app)
     get_ok(make_app())
     assert exporter.get_finished_logs() == ()
+
+
+def batch_threads() -> int:
+    return sum("OtelBatch" in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("lifespan", [False, True], ids=["first request", "lifespan"])
+def test_a_thread_starts_when_the_application_does_and_not_before(lifespan: bool, exporter: Any) -> None:  # noqa: FBT001 - a parameter of the test
+    before = batch_threads()
+    app = make_app()
+    audit.instrument(app, exporter=exporter, config=ON)
+    assert batch_threads() == before
+    if lifespan:
+        with TestClient(app):
+            assert batch_threads() == before + 1
+    else:
+        get_ok(app)
+        assert batch_threads() == before + 1
+    audit.uninstrument(app)
+    assert batch_threads() == before
 
 
 def test_the_lifespan_of_the_application_still_runs_and_its_state_is_seen(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, strategies
 from tests import hostile
 from tests.hostile import fuzzed, is_safe_line
 from tron_audit_otel.redact import LINE_CHARACTERS_MAX
-from tron_audit_otel.route import is_slash_redirect, template, url_path
+from tron_audit_otel.route import is_slash_redirect, template, url_path, within
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -75,17 +75,13 @@ def test_the_template_of_the_route_that_matched(scope: Scope, expected: str | No
     ],
 )
 def test_the_path_is_as_the_client_sent_it_and_never_decoded(raw_path: bytes | None, path: str, expected: str) -> None:
-    assert url_path({"raw_path": raw_path} if raw_path is not None else {}, path) == expected
-
-
-def test_a_raw_path_that_is_none_counts_as_not_given() -> None:
-    assert url_path({"raw_path": None}, "/a") == "/a"
+    assert url_path(raw_path, path) == expected
 
 
 @fuzzed
 @given(strategies.none() | strategies.binary(), hostile.text)
 def test_a_path_is_a_bounded_line(raw_path: bytes | None, path: str) -> None:
-    assert is_safe_line(url_path({"raw_path": raw_path}, path), LINE_CHARACTERS_MAX)
+    assert is_safe_line(url_path(raw_path, path), LINE_CHARACTERS_MAX)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +108,18 @@ def test_only_a_redirect_to_the_same_path_is_a_slash_redirect(
     root_path: str, path: str, location: bytes, *, expected: bool
 ) -> None:
     assert is_slash_redirect(root_path, path, location) is expected
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path", "expected"),
+    [
+        ("/api/i/1", "/api", "/i/1"),
+        ("/api", "/api", ""),
+        ("/apix/i/1", "/api", "/apix/i/1"),
+        ("/i/1", "", "/i/1"),
+        ("/i/1", "/api", "/i/1"),
+    ],
+)
+def test_a_prefix_ends_where_a_segment_ends(path: str, root_path: str, expected: str) -> None:
+    assert within(path, root_path) == expected
+    assert url_path(path.encode(), path, root_path) == expected

@@ -50,7 +50,20 @@ TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of actors' names
 class Draft:
     """What is known of a request so far. One for each request; the middleware makes it and reads it at the end."""
 
-    __slots__ = ("action", "actor", "claimed", "context", "emit", "error_type", "outcome", "resource", "run", "source")
+    __slots__ = (
+        "action",
+        "actor",
+        "claimed",
+        "closed",
+        "context",
+        "emit",
+        "error_type",
+        "left",
+        "outcome",
+        "resource",
+        "run",
+        "source",
+    )
 
     def __init__(self, emit: Callable[[AuditEvent], None], context: Context, source: Source | None) -> None:
         """Begins a draft whose further records, such as a second execution's, go to ``emit``."""
@@ -64,6 +77,10 @@ class Draft:
         self.outcome: Outcome | None = None
         self.error_type: str | None = None
         self.run: Run | None = None
+        self.closed = False
+        """Its record is written: what is said from now on needs one of its own."""
+        self.left = False
+        """The application has returned: who still runs, such as a worker task, may act for anybody."""
 
 
 _draft: ContextVar[Draft | None] = ContextVar("tron_audit_otel_draft", default=None)
@@ -75,8 +92,9 @@ def enter(draft: Draft) -> Token[Draft | None]:
     return _draft.set(draft)
 
 
-def leave(token: Token[Draft | None]) -> None:
+def leave(draft: Draft, token: Token[Draft | None]) -> None:
     """Ends what :func:`enter` began."""
+    draft.left = True
     _draft.reset(token)
 
 
@@ -101,7 +119,7 @@ def open_telemetry_context() -> Context:
     return otel_context.get_current() or set_span_in_context(INVALID_SPAN, otel_context.Context())
 
 
-def actor(id: object, type: str | None = None) -> Actor:  # noqa: A002 - the attributes' own names
+def make_actor(id: object, type: object = None) -> Actor:  # noqa: A002 - the attributes' own names
     """Makes an actor of what an application says.
 
     Without a type, ``token:…`` is a token (the original pull request's notation) and everything else a user.
@@ -114,11 +132,12 @@ def actor(id: object, type: str | None = None) -> Actor:  # noqa: A002 - the att
 _Member = TypeVar("_Member", bound="StrEnum")
 
 
-def _member(kind: type[_Member], value: str, what: str) -> _Member | None:
+def _member(kind: type[_Member], value: object, what: str) -> _Member | None:
     try:
-        return kind(value)
+        return kind(redact.text(value))
     except ValueError:
-        _logger.error("%s must be one of %s, not %r", what, ", ".join(kind), redact.line(redact.text(value), 64))  # noqa: TRY400 - the caller's mistake; a traceback adds nothing
+        # Without the value, which may be a client's, and without a traceback, which adds nothing.
+        _logger.error("%s must be one of %s; what was given is left out", what, ", ".join(kind))  # noqa: TRY400
         return None
 
 
@@ -126,7 +145,7 @@ def _action(name: object) -> str:
     text = redact.text(name)
     if ACTION.fullmatch(text):
         return text
-    _logger.error("action must be capital letters, digits and underscores, not %r", redact.line(text, 64))
+    _logger.error("action must be capital letters, digits and underscores; what was given is recorded as OTHER")
     return Action.OTHER
 
 
@@ -138,8 +157,12 @@ def set_actor(id: object, *, type: str | None = None) -> None:  # noqa: A002 - t
         type: ``user``, ``service``, ``token``, ``system`` or ``anonymous``; by default ``user``, or ``token`` for an
             id that begins with ``token:``.
     """
-    if draft := _draft.get():
-        draft.actor = actor(id, type)
+    if (draft := _draft.get()) is None:
+        return
+    if id is None:
+        _logger.error("set_actor() was given None; the request stays anonymous")
+        return
+    draft.actor = make_actor(id, type)
 
 
 def claim_actor(id: object) -> None:  # noqa: A002 - the attribute's own name
@@ -147,7 +170,7 @@ def claim_actor(id: object) -> None:  # noqa: A002 - the attribute's own name
 
     It is recorded apart from the actor, as ``audit.actor.claimed``.
     """
-    if draft := _draft.get():
+    if id is not None and (draft := _draft.get()):
         draft.claimed = redact.line(redact.text(id))
 
 
@@ -184,8 +207,8 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
     """
     run = Run(command, container)
     draft = _draft.get()
-    has_own_record = draft is None or draft.run is not None
-    if draft is not None and draft.run is None:
+    joins = draft is not None and draft.run is None and not draft.closed
+    if draft is not None and joins:
         draft.run = run
     began_ns, began = time.time_ns(), time.perf_counter_ns()
     try:
@@ -194,7 +217,7 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
         run.fail(error_type(error))
         raise
     finally:
-        if has_own_record:
+        if not joins or (draft is not None and draft.closed):  # closed meanwhile: its end is on no record yet
             done = run.execution
             _emit(
                 name=EventName.EXEC,
@@ -221,7 +244,8 @@ def record(
     Args:
         action: Such as ``DELETE``.
         resource: Such as ``backups/42``.
-        actor: Who acts; by default the current request's actor, and outside a request the system itself.
+        actor: Who acts; by default the current request's actor. Outside a request, and in a task that has outlived
+            its request, it is the system itself.
         actor_type: As ``type`` of :func:`set_actor`.
         outcome: ``success``, ``failure`` or ``unknown``.
     """
@@ -234,11 +258,8 @@ def record(
         action=_action(action),
         resource=resources.named(resource),
         outcome=_member(Outcome, outcome, "outcome") or Outcome.UNKNOWN,
-        actor=_actor(actor, actor_type) if actor is not None else None,
+        actor=make_actor(actor, actor_type) if actor is not None else None,
     )
-
-
-_actor = actor  # `record` has an argument of that name
 
 
 def _emit(  # noqa: PLR0913 - one call for the records that no request makes
@@ -257,8 +278,9 @@ def _emit(  # noqa: PLR0913 - one call for the records that no request makes
     emit = draft.emit if draft else _emitters[-1] if _emitters else None
     if emit is None:
         return
+    within = draft if draft is not None and not draft.left else None
     if actor is None:
-        actor = (draft.actor or Actor()) if draft else Actor(type=ActorType.SYSTEM)
+        actor = (within.actor or Actor()) if within else Actor(type=ActorType.SYSTEM)
     emit(
         AuditEvent(
             record_id=record_id(),
@@ -270,7 +292,7 @@ def _emit(  # noqa: PLR0913 - one call for the records that no request makes
             resource=resource,
             outcome=outcome,
             context=draft.context if draft else open_telemetry_context(),
-            source=draft.source if draft else None,
+            source=within.source if within else None,
             execution=execution,
             error_type=error_type,
         )

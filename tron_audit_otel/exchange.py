@@ -55,6 +55,8 @@ FORBIDDEN = 403
 CLOSED_NORMALLY = (1000, 1001, 1005)
 """RFC 6455, 7.4.1: normal closure, going away, no code given."""
 CLOSED_ABNORMALLY = 1006
+SERVER_STOPPED = 1012
+"""Service restart (IANA, WebSocket close codes): what uvicorn tells both sides when it is stopped."""
 
 _logger = logging.getLogger(__name__)
 
@@ -82,20 +84,23 @@ class Exchange:
         "_close_code",
         "_disconnected",
         "_done",
+        "_entered",
+        "_lost",
         "_path",
+        "_raw_path",
         "_receive",
         "_root_path",
-        "_scope",
         "_send",
         "_status",
         "draft",
+        "scope",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
         """Begins: the clock runs from here."""
         self._began_ns = time.time_ns()
         self._began = time.perf_counter_ns()
-        self._scope = scope
+        self.scope = self._entered = scope
         self._receive = receive
         self._send = send
         self._audit = audit
@@ -103,14 +108,22 @@ class Exchange:
         self._close_code: int | None = None
         self._body: bytearray | None = None
         self._disconnected = False
+        self._lost: OSError | None = None
         self._done = False
         # A mount changes both on its way in; the route template and the policy want the application's own.
         self._root_path: str = scope.get("root_path", "")
         self._path: str = scope["path"]
+        self._raw_path: bytes | None = scope.get("raw_path")
         self.draft = context.Draft(audit.emit, context.open_telemetry_context(), source(scope))
         scope[SCOPE_KEY] = self
         # A middleware may hand on a copy of the scope; the copies share this dictionary.
         scope.setdefault("state", {})
+
+    def release(self) -> None:
+        """Lets go of a scope whose record is written: the two hold each other, and would wait for the collector."""
+        if self._done:
+            self._entered.pop(SCOPE_KEY, None)
+            self.scope.pop(SCOPE_KEY, None)
 
     def finish(self, outcome: Outcome, error: str | None = None) -> None:
         """Emits the event, once, if the policy wants it."""
@@ -118,7 +131,7 @@ class Exchange:
             outcome, error = Outcome.FAILURE, self.draft.error_type
         if self._done:
             return
-        self._done = True
+        self._done = self.draft.closed = True
         try:
             event = self._event(outcome, error)
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
@@ -129,14 +142,14 @@ class Exchange:
 
     def _event(self, outcome: Outcome, error: str | None) -> AuditEvent | None:
         duration_ns = time.perf_counter_ns() - self._began
-        scope, draft, headers = self._scope, self.draft, self._scope["headers"]
+        scope, draft, headers = self.scope, self.draft, self._entered["headers"]
         method = scope.get("method", "GET")  # a WebSocket's handshake is a GET
         known_method = method if method in policy.HTTP_METHODS else "_OTHER"
         actor = self._actor()
         facts = policy.Facts(
             method=known_method,
             route=route.template(scope, self._root_path),
-            path=self._path.removeprefix(self._root_path) or "/",
+            path=route.within(self._path, self._root_path) or "/",
             status=self._status,
             actor_type=actor.type,
             cors_preflight=bool(_values(headers, "origin") and _values(headers, "access-control-request-method")),
@@ -162,7 +175,7 @@ class Exchange:
                 method=known_method,
                 method_original=redact.line(method) if known_method != method else None,
                 route=facts.route,
-                path=route.url_path(scope, self._path),
+                path=route.url_path(self._raw_path, self._path),
                 status=self._status,
                 user_agent=next((redact.line(value) for value in _values(headers, "user-agent")), None),
                 close_code=self._close_code,
@@ -177,29 +190,34 @@ class Exchange:
     def _actor(self) -> Actor:
         actor = self.draft.actor
         # Where the original pull request's authentication puts it.
-        if actor is None and (name := self._scope["state"].get("audit_actor")):
-            actor = context.actor(name)
+        if actor is None and (name := self._state("audit_actor")) is not None and redact.text(name):
+            actor = context.make_actor(name)
         actor = actor or Actor(type=ActorType.ANONYMOUS)
         return actor if self.draft.claimed is None else Actor(actor.id, actor.type, self.draft.claimed)
 
+    def _state(self, name: str) -> object:
+        """Gives what an application has set on ``request.state``; a middleware may have put any object there."""
+        state = self.scope.get("state")
+        return state.get(name) if isinstance(state, dict) else getattr(state, name, None)
+
     def _resource(self, rule: policy.Rule, template: str | None, actor: Actor) -> Resource:
-        params: dict[str, Any] = self._scope.get("path_params") or {}
+        params: dict[str, Any] = self.scope.get("path_params") or {}
         if rule.resource is not None:
             return resource.expand(rule.resource, {"actor": actor.id or actor.claimed, **params})
         if template is not None:
             return resource.by_route(template, params)
-        return resource.by_path(route.url_path(self._scope, self._path, self._root_path))
+        return resource.by_path(route.url_path(self._raw_path, self._path, self._root_path))
 
     def _execution(self, rule: policy.Rule) -> Execution | None:
         if self.draft.run is not None:
             told = self.draft.run.execution
-        elif payload := self._scope["state"].get("audit_exec_payload"):
+        elif (payload := self._state("audit_exec_payload")) is not None:
             told = of_original(payload)
         elif Action.EXEC in (rule.action, self.draft.action):
             told = Execution()
         else:
             return None
-        return of_request(told, self._scope, self._body, rule.command, rule.container)
+        return of_request(told, self.scope, self._body, rule.command, rule.container)
 
 
 class HttpExchange(Exchange):
@@ -225,8 +243,8 @@ class HttpExchange(Exchange):
         """Keeps the head of a body in which the policy may have to look for a command."""
         try:
             if self._keeps_body is None:
-                template = route.template(self._scope, self._root_path)
-                self._keeps_body = self._audit.rules.may_read_body(self._scope["method"], template)
+                template = route.template(self.scope, self._root_path)
+                self._keeps_body = self._audit.rules.may_read_body(self.scope["method"], template)
             if self._keeps_body:
                 self._body = bytearray() if self._body is None else self._body
                 self._body += chunk[: BODY_BYTES_MAX + 1 - len(self._body)]
@@ -242,16 +260,17 @@ class HttpExchange(Exchange):
             self._done = self._done or self._is_slash_redirect(message)
         try:
             await self._send(message)
-        except OSError:
+        except OSError as lost_connection:
             # ASGI, HTTP version 2.4: the server raises once the client has gone.
-            self._disconnected = True
+            self._disconnected, self._lost = True, lost_connection
             raise
         if (kind == "http.response.body" and not message.get("more_body", False)) or kind == "http.response.pathsend":
             self._responded()
 
     def _is_slash_redirect(self, start: Message) -> bool:
         """Whether the client is about to ask again with a slash more or less, and that will be the request."""
-        if start["status"] not in REDIRECT_STATUSES:
+        # An endpoint that redirects where the client says must not let the client choose whether it is recorded.
+        if start["status"] not in REDIRECT_STATUSES or route.is_routed(self.scope):
             return False
         try:
             location = next(value for name, value in start["headers"] if name.lower() == b"location")
@@ -261,6 +280,9 @@ class HttpExchange(Exchange):
 
     def _responded(self) -> None:
         status = self._status or ERROR_STATUS_MIN
+        if self._disconnected and status < FAILURE_STATUS_MIN:
+            self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)  # BaseHTTPMiddleware ends a cut stream as if whole
+            return
         if status >= ERROR_STATUS_MIN:
             self.finish(Outcome.FAILURE, str(status))
         else:
@@ -269,7 +291,7 @@ class HttpExchange(Exchange):
     def raised(self, error: BaseException) -> None:
         """The application raised; a response may have begun."""
         error = cause(error)
-        gone = self._disconnected and isinstance(error, OSError | asyncio.CancelledError)
+        gone = error is self._lost or (self._disconnected and isinstance(error, asyncio.CancelledError))
         if gone or isinstance(error, ClientDisconnect):
             self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
         elif not isinstance(error, Exception):
@@ -302,7 +324,11 @@ class WebSocketExchange(Exchange):
 
     async def send(self, message: Message) -> None:
         """Passes a message to the server."""
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:
+            self._closed(CLOSED_ABNORMALLY)  # as Starlette's own WebSocketDisconnect has it
+            raise
         kind = message["type"]
         if kind == "websocket.accept":
             self._status = SWITCHING_PROTOCOLS
@@ -338,6 +364,8 @@ class WebSocketExchange(Exchange):
             self.finish(Outcome.SUCCESS)
         elif self._close_code == CLOSED_ABNORMALLY:
             self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
+        elif self._close_code == SERVER_STOPPED:
+            self.finish(Outcome.UNKNOWN, CANCELLED)
         else:
             self.finish(Outcome.FAILURE)
 

@@ -30,8 +30,8 @@ class SequencedExporter(LogRecordExporter):
     """Numbers the records of a stream without gaps, from 1, and hands them to an exporter.
 
     The exporter is made at the first batch of each process, so that no socket is shared across a fork; a forked
-    process's stream (its ``service.instance.id``) is new, and so are its numbers. Only the batch processor's one
-    thread comes here.
+    process's stream (its ``service.instance.id``) is new, and so are its numbers. One thread at a time comes here: the
+    batch processor exports under a lock. What is lost before it comes here leaves no gap in the numbers.
     """
 
     def __init__(self, make: Callable[[], LogRecordExporter]) -> None:

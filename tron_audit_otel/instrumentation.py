@@ -14,11 +14,10 @@ from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from wrapt import wrap_function_wrapper
 
-from tron_audit_otel import context, policy, policy_file
+from tron_audit_otel import context, policy
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.exchange import Audit
 from tron_audit_otel.middleware import AuditMiddleware, ErrorObserver, reporting
-from tron_audit_otel.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import LogRecordExporter
     from starlette.types import ASGIApp
+
+    from tron_audit_otel.pipeline import Pipeline
 
 SUPPORTED = ("fastapi >= 0.115",)
 
@@ -82,9 +83,11 @@ def instrument(
         if _patch(app):  # only where another instrumentation has undone it
             _rebuild(app)
         return
+    from tron_audit_otel.pipeline import Pipeline  # noqa: PLC0415 - the SDK takes 50 ms to load: not while audit is off
+
     rules = _rules(app, config)
     if exporter is None and logger_provider is None:
-        pipeline = _pipelines.setdefault(config, Pipeline(config))
+        pipeline = _pipelines.get(config) or _pipelines.setdefault(config, Pipeline(config))
     else:
         pipeline = Pipeline(config, exporter=exporter, logger_provider=logger_provider)
     _applications[app] = _Instrumented(pipeline, rules)
@@ -113,6 +116,8 @@ def uninstrument(app: FastAPI) -> None:
 
 
 def _rules(app: FastAPI, config: AuditConfig) -> policy.Policy:
+    from tron_audit_otel import policy_file  # noqa: PLC0415 - YAML is loaded by those who use it
+
     own = policy_file.load(config.policy_file) if config.policy_file is not None else policy.PolicyFile(rules=())
     if not own.default_rules:
         return policy.Policy(own.rules)
@@ -154,6 +159,7 @@ def _patch(app: FastAPI) -> bool:
         layer.app = AuditMiddleware(
             layer.app,
             Audit(instrumented.rules, instrumented.pipeline.emit, has_error_handler),
+            instrumented.pipeline.start,
             instrumented.pipeline.flush,
         )
         return stack

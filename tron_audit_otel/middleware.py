@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from tron_audit_otel.exchange import Audit
+    from tron_audit_otel.exchange import Audit, Exchange
 
 _ErrorHandler = Callable[[Any, Exception], Any]
 """Starlette's type for an exception handler, synchronous or not."""
@@ -36,11 +36,12 @@ def reporting(handler: _ErrorHandler) -> _ErrorHandler:
                 handler(request, error) if is_async_callable(handler) else run_in_threadpool(handler, request, error)
             )
             response: Response = await answer
-            status = response.status_code
+            status = getattr(response, "status_code", status)  # what is no response is the application's own error
             return response
         finally:
             if isinstance(exchange := request.scope.get(SCOPE_KEY), HttpExchange):
                 exchange.answered(status, error)
+                exchange.release()
 
     return report
 
@@ -58,11 +59,14 @@ class ErrorObserver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the application."""
+        exchange: Exchange | None = scope.get(SCOPE_KEY)
+        if exchange is not None:
+            exchange.scope = scope  # a middleware may have handed on a copy, and this is the one that is routed
         try:
             await self.app(scope, receive, send)
         except Exception as error:
             left = isinstance(cause(error), ClientDisconnect | WebSocketDisconnect)
-            if not left and (exchange := scope.get(SCOPE_KEY)) is not None:
+            if not left and exchange is not None:
                 exchange.draft.error_type = error_type(error)
             raise
 
@@ -70,16 +74,24 @@ class ErrorObserver:
 class AuditMiddleware:
     """Writes one record for each request that the policy selects, however the request ends."""
 
-    def __init__(self, app: ASGIApp, audit: Audit, flush: Callable[[], object]) -> None:
-        """Wraps an application; ``flush`` is called in a thread when the application's lifespan ends."""
+    def __init__(self, app: ASGIApp, audit: Audit, start: Callable[[], object], flush: Callable[[], object]) -> None:
+        """Wraps an application.
+
+        Args:
+            app: The application.
+            audit: What its requests are recorded with.
+            start: Called in a thread when the application has started, so that its first request need not wait.
+            flush: Called in a thread when the application's lifespan ends.
+        """
         self.app = app
         self.audit = audit
+        self.start = start
         self.flush = flush
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the application."""
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, self._flush_before_the_end_of(send))
+            await self.app(scope, receive, self._with_the_lifespan(send))
         elif scope["type"] not in ("http", "websocket") or SCOPE_KEY in scope:
             await self.app(scope, receive, send)
         else:
@@ -103,13 +115,16 @@ class AuditMiddleware:
         else:
             exchange.returned()
         finally:
-            context.leave(token)
+            context.leave(exchange.draft, token)
+            exchange.release()
 
-    def _flush_before_the_end_of(self, send: Send) -> Send:
-        async def flushing(message: Message) -> None:
-            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+    def _with_the_lifespan(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await anyio.to_thread.run_sync(self.start)
+            elif message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 # The process may be killed as soon as the server reads this message.
                 await anyio.to_thread.run_sync(self.flush)
             await send(message)
 
-        return flushing
+        return sending

@@ -7,10 +7,10 @@ import logging
 import os
 import threading
 import uuid
-import weakref
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
@@ -65,22 +65,22 @@ class Pipeline:
         self._provider: APILoggerProvider | None = None
         self._logger: Logger | None = None
         self._starting = threading.Lock()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=partial(_renew_lock, weakref.ref(self)))
+        _pipelines.add(self)
 
     def emit(self, event: AuditEvent) -> None:
         """Hands an event to the SDK's queue. An error of ours is logged with the record's id, and never raised."""
         try:
-            (self._logger or self._start()).emit(to_log_record(event))
+            (self._logger or self.start()).emit(to_log_record(event))
         except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
             # Neither the message nor a traceback: both may carry a client's data into the operational log.
             _logger.error("audit record %s is lost: %s", event.record_id, error_type(error))  # noqa: TRY400 - as above
 
-    def _start(self) -> Logger:
+    def start(self) -> Logger:
+        """Starts the thread, if it does not run. The first event would do so, and wait for the resource's detectors."""
         with self._starting:
             if self._logger is None:
                 self._provider = self._given_provider or self._own_provider()
-                self._logger = self._provider.get_logger(SCOPE_NAME, version(DISTRIBUTION))
+                self._logger = self._provider.get_logger(SCOPE_NAME, _version())
                 atexit.register(self.shutdown)  # for a program without a lifespan
             return self._logger
 
@@ -130,7 +130,11 @@ class Pipeline:
             return True
         # The SDK keeps no deadline of its own here: its flush waits as long as the exporter does.
         worker = threading.Thread(target=call, name=f"tron-audit-{method}", daemon=True)
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError:  # Python 3.12 starts no thread while it exits; the exporter's own time-out bounds this
+            call()
+            return True
         worker.join(self._config.shutdown_seconds_max)
         if worker.is_alive():
             _logger.warning(
@@ -141,8 +145,21 @@ class Pipeline:
         return not worker.is_alive()
 
 
-def _renew_lock(reference: weakref.ref[Pipeline]) -> None:
-    """Another thread of the parent may have held it at the fork; nobody would ever release it in the child."""
-    pipeline = reference()
-    if pipeline is not None:
-        pipeline._starting = threading.Lock()  # noqa: SLF001 - the object's own method, but for the weak reference
+_pipelines: WeakSet[Pipeline] = WeakSet()
+
+
+def _renew_locks() -> None:
+    """Another thread of the parent may have held one at the fork; nobody would ever release it in the child."""
+    for pipeline in _pipelines:
+        pipeline._starting = threading.Lock()  # noqa: SLF001 - the class's own business, for all its objects
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _version() -> str:
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:  # vendored, or frozen into one file
+        return ""

@@ -65,13 +65,18 @@ def block(text: str | bytes, characters_max: int = EXEC_CHARACTERS_MAX) -> Text:
     backslash escapes. Bytes are hashed as they are; a string is hashed as UTF-8, lone surrogates as in WTF-8.
     """
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    whole = text if isinstance(text, str) else text.decode("utf-8", "backslashreplace")
-    head = _escaped(whole[:characters_max], keep="\n\t")
+    if isinstance(text, str):
+        length, head = len(text), text[:characters_max]
+    else:
+        # A character takes four bytes at most; escaping all of a large binary output would take seconds.
+        length = len(text.decode("utf-8", "replace"))
+        head = text[: 4 * characters_max].decode("utf-8", "backslashreplace")
+    head = _escaped(head, keep="\n\t")
     return Text(
         head=head[:characters_max],
-        length=len(whole),
+        length=length,
         sha256=hashlib.sha256(raw).hexdigest(),
-        truncated=max(len(whole), len(head)) > characters_max,
+        truncated=max(length, len(head)) > characters_max,
     )
 
 

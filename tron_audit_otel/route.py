@@ -5,6 +5,7 @@ The names are those of the ASGI specification, of Starlette's routing and of Fas
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 PATH_SAFE = "/@:+,=$!&'()*;~"
 """The characters that RFC 3986 lets stand in a path."""
+
+
+def within(path: str, root_path: str) -> str:
+    """Gives a path without the prefix under which the application is served, if it begins so."""
+    rest = path.removeprefix(root_path)
+    return rest if rest == "" or rest.startswith("/") else path
 
 
 def template(scope: Scope, root_path: str) -> str | None:
@@ -30,18 +37,23 @@ def template(scope: Scope, root_path: str) -> str | None:
     path: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
     if path is None:
         return None
-    mounted: str = scope.get("root_path", "")
-    return mounted.removeprefix(root_path) + path
+    # A mount's own parameters stand here with the client's values: encoded, none is a placeholder of ours.
+    return encode(within(scope.get("root_path", ""), root_path), PATH_SAFE) + path
 
 
-def url_path(scope: Scope, path: str, root_path: str = "") -> str:
+def is_routed(scope: Scope) -> bool:
+    """Whether a route's endpoint answers, and not a router on the way to one."""
+    endpoint = scope.get("endpoint")  # of a mount, the mounted application
+    return scope.get("route") is not None or inspect.isroutine(endpoint) or inspect.isclass(endpoint)
+
+
+def url_path(raw_path: bytes | None, path: str, root_path: str = "") -> str:
     """Gives the path as the client sent it, percent-encoded; ASGI's decoded path turns ``%0A`` into a line break.
 
     Where ``root_path`` is given, it is left out.
     """
-    raw: bytes | None = scope.get("raw_path")
-    sent = encode(path, PATH_SAFE) if raw is None else encode(raw, PATH_SAFE + "%")
-    return sent.removeprefix(encode(root_path, PATH_SAFE))
+    sent = encode(path, PATH_SAFE) if raw_path is None else encode(raw_path, PATH_SAFE + "%")
+    return within(sent, encode(root_path, PATH_SAFE))
 
 
 def is_slash_redirect(root_path: str, path: str, location: bytes) -> bool:

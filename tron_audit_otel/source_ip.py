@@ -14,6 +14,9 @@ from tron_audit_otel.redact import line
 if TYPE_CHECKING:
     from starlette.types import Scope
 
+FORWARDING_HEADERS = (b"forwarded", b"x-forwarded-for")
+"""Anybody can write them. uvicorn believes them from 127.0.0.1 unless told not to, and replaces the peer."""
+
 RULE_PEER = "peer"
 """The transport peer, as the ASGI server reports it."""
 
@@ -27,4 +30,6 @@ def source(scope: Scope) -> Source:
     if not client or not client[0]:
         return Source(address=None, peer=None, rule=RULE_NONE)
     address = line(str(client[0]))
-    return Source(address=address, peer=address, rule=RULE_PEER)
+    # The peer is then a proxy, or a server such as uvicorn has already put the header's word in its place.
+    suspect = any(name in FORWARDING_HEADERS for name, _ in scope.get("headers", ()))
+    return Source(address=address, peer=address, rule=RULE_PEER, suspect=suspect)

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -170,10 +169,3 @@ def test_a_wrong_setting_stops_the_server_with_its_name() -> None:
         api,
     ):
         pass
-
-
-def test_threads_start_with_the_first_record_and_not_before() -> None:
-    from tests.integration import served  # noqa: PLC0415 - imported once audit is off, in this process
-
-    assert not any("tron-audit" in thread.name for thread in threading.enumerate())
-    assert served.app.middleware_stack is None
