@@ -92,7 +92,8 @@ def test_the_example_shows_the_defaults() -> None:
     cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables().values()}
     for name, value in shown.items():
         default = cells[name][2].strip("`")
-        assert default in ("-", value) or name == "AUDIT_LOG_ENABLED", name
+        # A default that is made of another variable is for the Collector to fill in: nobody else would.
+        assert value == ("" if default == "-" or "$" in default else default) or name == "AUDIT_LOG_ENABLED", name
 
 
 def test_the_example_is_one_that_compose_and_the_launcher_can_read(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def settings(url: str, **more: str) -> dict[str, str]:
         "OTEL_SERVICE_NAME": "served",
         "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": url,
         # The distribution behind `opentelemetry-instrument` makes gRPC the default.
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "http/protobuf",
         # `opentelemetry-instrument` would send the application's own telemetry there, too.
         "OTEL_TRACES_EXPORTER": "none",
         "OTEL_METRICS_EXPORTER": "none",
@@ -116,7 +116,7 @@ def test_a_collector_that_is_not_there_delays_neither_requests_nor_the_end(
     collector: str, protocol: str, black_hole: str
 ) -> None:
     url = black_hole if collector == "hung" else f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs"
-    with Api(SERVERS["uvicorn"], settings(url, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)) as api:
+    with Api(SERVERS["uvicorn"], settings(url, OTEL_EXPORTER_OTLP_LOGS_PROTOCOL=protocol)) as api:
         with httpx.Client(base_url=api.url, trust_env=False) as client:
             slowest = 0.0
             for number in range(REQUESTS):
@@ -152,7 +152,7 @@ def test_each_protocol_with_a_token(otelcol: Path, tmp_path: Path, protocol: str
         endpoint = f"http://{gateway.grpc}" if protocol == "grpc" else gateway.url
         environ = settings(
             endpoint,
-            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+            OTEL_EXPORTER_OTLP_LOGS_PROTOCOL=protocol,
             OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20s3cret",
             OTEL_EXPORTER_OTLP_COMPRESSION=compression,
         )
