@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from starlette.middleware.base import RequestResponseEndpoint
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class AppError(Exception):
@@ -587,6 +587,22 @@ def test_client_leaves_in_the_middle_of_a_stream(spec_version: str, stack: Calla
     assert len(audit.records) == 1
     expected = {"audit.outcome": "unknown", "error.type": "client_disconnected", "http.response.status_code": 200}
     assert differences(audit.last, expected) == {}
+
+
+def test_a_server_that_tells_the_end_while_it_takes_the_last_message_is_not_misunderstood() -> None:
+    app = make_app()
+
+    class Telling(Peer):
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                self.leave()
+                await asyncio.sleep(0.01)  # whoever listens for a disconnect hears it now
+
+    scope = http_scope(path="/stream", asgi={"version": "3.0", "spec_version": "2.3"})
+    with capture(app) as audit:
+        asyncio.run(drive(app, scope, Telling()))
+    assert differences(audit.last, success()) == {}
 
 
 def test_client_leaves_before_its_body_is_whole(audited: tuple[FastAPI, Captured]) -> None:

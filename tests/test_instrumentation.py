@@ -299,6 +299,24 @@ def test_zero_code_undone_leaves_new_applications_alone(
     assert exporter.get_finished_logs() == ()
 
 
+def test_an_error_of_ours_does_not_keep_the_application_from_starting(
+    monkeypatch: pytest.MonkeyPatch, exporter: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError
+
+    app = make_app()
+    with monkeypatch.context() as patch:
+        patch.setattr("tron_audit_otel.pipeline.Resource.create", broken)
+        audit.instrument(app, exporter=exporter, config=ON)
+        with TestClient(app) as client:
+            assert client.get("/ok").status_code == 200
+    assert "RuntimeError" in caplog.text
+    get_ok(app)
+    assert len(flushed(app, exporter)) == 1
+    audit.uninstrument(app)
+
+
 def batch_threads() -> int:
     return sum("OtelBatch" in thread.name for thread in threading.enumerate())
 

@@ -258,14 +258,23 @@ class HttpExchange(Exchange):
         if kind == "http.response.start":
             self._status = message["status"]
             self._done = self._done or self._is_slash_redirect(message)
+        is_last = kind == "http.response.pathsend" or (
+            kind == "http.response.body" and not message.get("more_body", False)
+        )
+        left_before = self._disconnected
         try:
             await self._send(message)
         except OSError as lost_connection:
             # ASGI, HTTP version 2.4: the server raises once the client has gone.
             self._disconnected, self._lost = True, lost_connection
             raise
-        if (kind == "http.response.body" and not message.get("more_body", False)) or kind == "http.response.pathsend":
-            self._responded()
+        except asyncio.CancelledError:
+            # A server tells that the exchange is over, and Starlette then cancels what still waits to have sent it.
+            if is_last:
+                self._responded(left_before=left_before)
+            raise
+        if is_last:
+            self._responded(left_before=left_before)
 
     def _is_slash_redirect(self, start: Message) -> bool:
         """Whether the client is about to ask again with a slash more or less, and that will be the request."""
@@ -278,15 +287,16 @@ class HttpExchange(Exchange):
         except Exception:  # noqa: BLE001 - not a redirect that Starlette's router made
             return False
 
-    def _responded(self) -> None:
+    def _responded(self, *, left_before: bool) -> None:
         status = self._status or ERROR_STATUS_MIN
-        if self._disconnected and status < FAILURE_STATUS_MIN:
-            self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)  # BaseHTTPMiddleware ends a cut stream as if whole
-            return
         if status >= ERROR_STATUS_MIN:
             self.finish(Outcome.FAILURE, str(status))
+        elif status >= FAILURE_STATUS_MIN:
+            self.finish(Outcome.FAILURE)
+        elif left_before:
+            self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)  # BaseHTTPMiddleware ends a cut stream as if whole
         else:
-            self.finish(Outcome.FAILURE if status >= FAILURE_STATUS_MIN else Outcome.SUCCESS)
+            self.finish(Outcome.SUCCESS)
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a response may have begun."""

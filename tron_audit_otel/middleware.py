@@ -121,7 +121,10 @@ class AuditMiddleware:
     def _with_the_lifespan(self, send: Send) -> Send:
         async def sending(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                await anyio.to_thread.run_sync(self.start)
+                try:
+                    await anyio.to_thread.run_sync(self.start)
+                except Exception as broken:  # noqa: BLE001 - the first event tries again, and says what it costs
+                    lost(broken)
             elif message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 # The process may be killed as soon as the server reads this message.
                 await anyio.to_thread.run_sync(self.flush)

@@ -38,8 +38,9 @@ _logger = logging.getLogger(__name__)
 class Pipeline:
     """Takes events, never raises, never waits.
 
-    Threads and sockets start with the first event, not before: an application server may load the application in
-    one process and fork the workers from it. After a fork the SDK starts its thread and its stream anew.
+    The thread starts with the application's lifespan, or with the first event, and the socket with the first batch: an
+    application server may load the application in one process and fork the workers from it. After a fork the SDK
+    starts its thread and its stream anew.
     """
 
     def __init__(
