@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
-from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from fastapi.testclient import TestClient
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -219,6 +219,7 @@ def add_routers_and_mounts(app: FastAPI) -> None:
         return "ok"
 
     app.mount("/mounted", mounted)
+    app.mount("/files", PlainTextResponse("a file"))
 
 
 @dataclass(frozen=True)
@@ -285,6 +286,12 @@ ENDINGS = [
         "GET",
         "/mounted/instances/x",
         success(**{"http.route": "/mounted/instances/{instance_id}"}),
+    ),
+    Ending(
+        "mounted ASGI application",
+        "GET",
+        "/files/a/b.txt",
+        success(**{"http.route": None, "audit.resource": "files/a/b.txt"}),
     ),
     Ending("404 in a mounted application", "GET", "/mounted/none", failure(404, **{"url.path": "/mounted/none"})),
     # The mounted application answers 500 by itself before the exception reaches us; it is not instrumented here.

@@ -133,7 +133,9 @@ class Pipeline:
         worker = threading.Thread(target=call, name=f"tron-audit-{method}", daemon=True)
         try:
             worker.start()
-        except RuntimeError:  # Python 3.12 starts no thread while it exits; the exporter's own time-out bounds this
+        except (
+            RuntimeError
+        ):  # Python 3.12.0 and 3.12.1 start no thread at exit; the exporter's own time-out bounds this
             call()
             return True
         worker.join(self._config.shutdown_seconds_max)

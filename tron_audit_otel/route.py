@@ -9,6 +9,8 @@ import inspect
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from starlette.routing import Host, Mount
+
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
@@ -35,16 +37,18 @@ def template(scope: Scope, root_path: str) -> str | None:
     if effective is not None and getattr(effective, "original_route", None) is route:
         route = getattr(effective, "starlette_route", None) or effective
     path: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
-    if path is None:
-        return None
+    if path is None or isinstance(route, Mount | Host):
+        return None  # some versions name the mount here, where nothing within it matched
     # A mount's own parameters stand here with the client's values: encoded, none is a placeholder of ours.
     return encode(within(scope.get("root_path", ""), root_path), PATH_SAFE) + path
 
 
 def is_routed(scope: Scope) -> bool:
     """Whether a route's endpoint answers, and not a router on the way to one."""
+    if not isinstance(scope.get("route"), Mount | Host | None):
+        return True
     endpoint = scope.get("endpoint")  # of a mount, the mounted application
-    return scope.get("route") is not None or inspect.isroutine(endpoint) or inspect.isclass(endpoint)
+    return inspect.isroutine(endpoint) or inspect.isclass(endpoint)
 
 
 def url_path(raw_path: bytes | None, path: str, root_path: str = "") -> str:

@@ -53,5 +53,8 @@ def test_a_program_that_ends_has_sent_its_records(otelcol: Path, tmp_path: Path,
 def test_a_dead_collector_does_not_hold_the_end_up() -> None:
     began = time.monotonic()
     result = run(f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs")
-    assert time.monotonic() - began < 10
-    assert "audit records may be lost: shutdown took longer than AUDIT_LOG_SHUTDOWN_SECONDS_MAX (2 s)" in result.stderr
+    # Python 3.12.0 and 3.12.1 start no thread while they exit, so only the exporter's own time-out bounds them.
+    threadless = (3, 12) <= sys.version_info < (3, 12, 2)
+    assert time.monotonic() - began < (30 if threadless else 8)
+    assert "audit records are lost" in result.stderr or "audit records may be lost" in result.stderr
+    assert "Traceback" not in result.stderr
