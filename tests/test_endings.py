@@ -701,6 +701,55 @@ def test_each_websocket_ending_makes_one_record(
     assert differences(audit.last, expected) == {}
 
 
+@pytest.mark.parametrize(
+    ("path", "messages", "error"),
+    [
+        pytest.param("/ws-silent", [CONNECT], "no_response", id="handler that does nothing"),
+        pytest.param("/ws-silent", [gone(1006)], "no_response", id="gone before the accept, unheard"),
+        pytest.param("/ws-hears", [gone(1006)], "client_disconnected", id="gone before the accept"),
+    ],
+)
+def test_websocket_without_an_answer(path: str, messages: list[dict[str, Any]], error: str) -> None:
+    app = FastAPI()
+
+    @app.websocket("/ws-silent")
+    async def silent(websocket: WebSocket) -> None: ...
+
+    @app.websocket("/ws-hears")
+    async def hears(websocket: WebSocket) -> None:
+        await websocket.scope["tron_audit_otel"].receive()
+
+    with capture(app) as audit:
+        asyncio.run(drive(app, websocket_scope(path), Peer(messages)))
+    assert differences(audit.last, {"audit.outcome": "unknown", "error.type": error}) == {}
+
+
+def test_websocket_whose_server_is_stopped(audited: tuple[FastAPI, Captured]) -> None:
+    app, audit = audited
+
+    async def scenario() -> None:
+        task = asyncio.ensure_future(drive(app, websocket_scope("/ws"), Peer([CONNECT])))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    asyncio.run(scenario())
+    assert differences(audit.last, {"audit.outcome": "unknown", "error.type": "cancelled"}) == {}
+
+
+@pytest.mark.parametrize("headers", [{}, {"location": "http://[broken/"}])
+def test_a_middlewares_redirect_to_nowhere_is_recorded(headers: dict[str, str]) -> None:
+    app = make_app()
+
+    async def redirect(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        return Response(status_code=307, headers=headers)
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=redirect)
+    with capture(app) as audit:
+        TestClient(app, follow_redirects=False).get("/ok")
+    assert audit.last["http.response.status_code"] == 307
+
+
 def test_websocket_lost_while_the_server_writes(audited: tuple[FastAPI, Captured]) -> None:
     app, audit = audited
     peer = Peer([CONNECT, TEXT])

@@ -135,6 +135,23 @@ def test_a_second_call_changes_nothing(exporter: InMemoryLogRecordExporter, capl
     assert exporter.get_finished_logs() == ()
 
 
+def test_capture_does_not_take_an_application_that_records_elsewhere(exporter: InMemoryLogRecordExporter) -> None:
+    app = make_app()
+    audit.instrument(app, exporter=exporter, config=ON)
+    with pytest.raises(RuntimeError, match="instrumented already"), capture(app):
+        pass
+    audit.uninstrument(app)
+
+
+def test_capture_says_that_there_is_nothing_and_can_forget() -> None:
+    app = make_app()
+    with capture(app) as seen:
+        get_ok(app)
+        seen.clear()
+        with pytest.raises(AssertionError, match="no audit record was written"):
+            _ = seen.last
+
+
 def test_uninstrument_undoes_it_and_may_be_called_twice() -> None:
     app = make_app()
     get_ok(app)
