@@ -96,6 +96,16 @@ def test_the_example_shows_the_defaults() -> None:
         assert value == ("" if default == "-" or "$" in default else default) or name == "AUDIT_LOG_ENABLED", name
 
 
+def test_the_example_shows_type_and_unit() -> None:
+    found = re.findall(r"^# .*\[([^]]*)\]\n#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE)
+    shown = {name: brackets for brackets, name in found}
+    cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables().values()}
+    for name in re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE):
+        kind, unit = cells[name][1].replace("`", ""), cells[name][3]
+        wanted = kind if unit in ("-", kind) else f"{kind}, {unit}"
+        assert shown[name] == wanted, name
+
+
 def test_the_example_is_one_that_compose_and_the_launcher_can_read(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text(ENV_EXAMPLE)
