@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import uuid
+import warnings
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -18,6 +20,24 @@ def test_no_two_records_have_one_id() -> None:
     ids = {record_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert all(str(uuid.UUID(one)) == one for one in ids)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_forked_process_gives_other_ids_than_its_parent() -> None:
+    record_id()  # now there is randomness in stock that a child must not use
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads, which other tests have
+        child = os.fork()
+    if child == 0:
+        os.write(write, "".join(record_id() for _ in range(300)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        of_child = pipe.read().decode()
+    assert len(of_child) == 300 * 36
+    assert not [one for one in (record_id() for _ in range(300)) if one in of_child]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,8 @@ class Exchange:
             path=route.within(self._path, self._root_path) or "/",
             status=self._status,
             actor_type=actor.type,
-            cors_preflight=bool(_values(headers, "origin") and _values(headers, "access-control-request-method")),
+            cors_preflight=method == "OPTIONS"
+            and bool(_values(headers, "origin") and _values(headers, "access-control-request-method")),
         )
         rule = self._audit.rules.rule(facts)
         if rule.level == "none":

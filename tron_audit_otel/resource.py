@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """A path parameter in a route template, as Starlette's ``path_format`` has it."""
+
+TEMPLATES_CACHED_MAX = 4096
+"""A large API has a few hundred; a mount with parameters adds one for each of their values."""
 
 _API_PREFIX = re.compile(r"^/(?:api/)?(?:v\d+/)?")
 
@@ -37,9 +41,14 @@ def by_route(route: str, path_params: Mapping[str, object]) -> Resource:
 
     A leading ``/api`` and version are left out. A route without parameters is its own name.
     """
+    return expand(_target(route), path_params)
+
+
+@lru_cache(TEMPLATES_CACHED_MAX)
+def _target(route: str) -> str:
     template = _API_PREFIX.sub("", route).strip("/")
     places = list(PLACEHOLDER.finditer(template))
-    return expand(template[: places[-1].end()] if places else template, path_params)
+    return template[: places[-1].end()] if places else template
 
 
 def expand(template: str, values: Mapping[str, object]) -> Resource:
@@ -47,21 +56,20 @@ def expand(template: str, values: Mapping[str, object]) -> Resource:
 
     The last placeholder is the id, the segment before it the type. A value that is not known becomes ``-``.
     """
-    last: str | None = None
-
-    def fill(place: re.Match[str]) -> str:
-        nonlocal last
-        value = values.get(place[1])
-        last = "-" if value is None else encode(redact.text(value))
-        return last
-
-    name = PLACEHOLDER.sub(fill, template)
-    before = template[: template.rfind("{")] if last is not None else template
-    return Resource(redact.line(name), type=_last_segment(PLACEHOLDER.sub("", before)), id=last)
+    parts, type_name = _parts(template)
+    filled = list(parts)
+    for index in range(1, len(parts), 2):
+        value = values.get(parts[index])
+        filled[index] = "-" if value is None else encode(redact.text(value))
+    return Resource(redact.line("".join(filled)), type=type_name, id=filled[-2] if len(filled) > 1 else None)
 
 
-def _last_segment(template: str | None) -> str | None:
-    return redact.line(template.strip("/").rpartition("/")[2]) or None if template else None
+@lru_cache(TEMPLATES_CACHED_MAX)
+def _parts(template: str) -> tuple[tuple[str, ...], str | None]:
+    """Gives a template's literals and names in turn, a literal at each end, and what stands before the last name."""
+    parts = PLACEHOLDER.split(template)
+    before = "".join(parts[:-1:2]) if len(parts) > 1 else template
+    return tuple(parts), redact.line(before.strip("/").rpartition("/")[2]) or None
 
 
 def encode(text: str | bytes, safe: str = "@:+,=$") -> str:
