@@ -96,6 +96,9 @@ OVERLAYS = (
     ),
 )
 
+PARTS = (*OVERLAYS, *SIEMS)
+FILES = (BASE, *(part.file for part in PARTS))
+
 
 def config_files(environ: Mapping[str, str]) -> list[Path]:
     """Return the configuration files that the environment asks for, the base first.
@@ -103,7 +106,7 @@ def config_files(environ: Mapping[str, str]) -> list[Path]:
     Raises:
         LaunchError: a SIEM's variables are set only in part; the message names the missing one.
     """
-    return [BASE, *(part.file for part in (*OVERLAYS, *SIEMS) if part.wanted(environ))]
+    return [BASE, *(part.file for part in PARTS if part.wanted(environ))]
 
 
 def flags(files: Sequence[Path]) -> list[str]:
@@ -193,7 +196,7 @@ def require_files(environ: Mapping[str, str], files: Sequence[Path]) -> None:
 
 def require_known(environ: Mapping[str, str]) -> None:
     """Raise LaunchError for a variable that begins like ours and that no configuration file reads."""
-    known = variables([BASE, *(part.file for part in (*OVERLAYS, *SIEMS))])
+    known = variables(FILES)
     for name in sorted(environ):
         if name.startswith(PREFIXES) and name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -244,9 +247,7 @@ def _execute(binary: Path, arguments: Sequence[str], environ: Mapping[str, str])
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = [
-        f"  {part.name:<14} {', '.join(' or '.join(entry) for entry in part.needs)}" for part in (*OVERLAYS, *SIEMS)
-    ]
+    lines = [f"  {part.name:<14} {', '.join(' or '.join(entry) for entry in part.needs)}" for part in PARTS]
     parser = argparse.ArgumentParser(
         prog="python3 -m collector.launch",
         description="Start the OpenTelemetry Collector with the files that the environment asks for.",

@@ -271,9 +271,11 @@ class VictoriaLogs(Server):
 class Collector(Server):
     """A running OpenTelemetry Collector."""
 
-    def __init__(self, binary: Path, configs: Sequence[Path], environ: Mapping[str, str], health: str) -> None:
+    def __init__(
+        self, binary: Path, configs: Sequence[Path], environ: Mapping[str, str], health: str, name: str = "otelcol"
+    ) -> None:
         """Describe it: the configuration files, later ones over earlier ones, and the variables that they read."""
-        super().__init__("otelcol", [str(binary), *launch.flags(configs)], environ, health)
+        super().__init__(name, [str(binary), *launch.flags(configs)], environ, health)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def read(file: Path) -> Config:
 
 BASE = read(launch.BASE)
 SIEMS = {siem.name: read(siem.file) for siem in launch.SIEMS}
-EVERY_FILE = {launch.BASE.name: BASE} | {part.file.name: read(part.file) for part in (*launch.OVERLAYS, *launch.SIEMS)}
+EVERY_FILE = {launch.BASE.name: BASE} | {part.file.name: read(part.file) for part in launch.PARTS}
 each_siem = pytest.mark.parametrize("name", SIEMS)
 each_file = pytest.mark.parametrize("name", EVERY_FILE)
 
@@ -128,7 +128,7 @@ class TestEveryFile:
 
 def test_a_variable_has_one_default_in_all_files() -> None:
     defaults: dict[str, set[str]] = {}
-    for part in (launch.BASE, *(part.file for part in (*launch.OVERLAYS, *launch.SIEMS))):
+    for part in launch.FILES:
         for name, text in re.findall(r"\$\{env:(\w+)(?::-([^${}]*))?\}", part.read_text()):
             defaults.setdefault(name, set()).add(text)
     assert {name: texts for name, texts in defaults.items() if len(texts) > 1} == {}

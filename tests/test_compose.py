@@ -22,10 +22,9 @@ DOCKERFILE: Final = (ROOT / "examples/Dockerfile").read_text("utf-8")
 CONFIG_DIR: Final = "/etc/tron-audit"
 # Elastic's images write beside their programs: their keystore, and what they optimize.
 WRITABLE_ROOT: Final = {"elasticsearch", "kibana"}
-CONFIG_FILES: Final = [launch.BASE, *(part.file for part in (*launch.OVERLAYS, *launch.SIEMS))]
 PARTS: Final = [
     pytest.param(part.file, dict.fromkeys(names, "given"), id="+".join(names))
-    for part in (*launch.OVERLAYS, *launch.SIEMS)
+    for part in launch.PARTS
     for names in itertools.product(*part.needs)
 ]
 
@@ -137,10 +136,10 @@ def test_setting_its_variables_is_all_that_turns_a_file_on(file: Path, environ: 
 
 
 def test_nothing_is_on_unless_asked_for_and_everything_can_be_on() -> None:
-    everything = {name: "given" for part in (*launch.OVERLAYS, *launch.SIEMS) for need in part.needs for name in need}
+    everything = {name: "given" for part in launch.PARTS for need in part.needs for name in need}
     assert collector_command({}) == launch_command({}) == launch.flags([Path(CONFIG_DIR) / launch.BASE.name])
     assert collector_command(everything) == launch_command(everything)
-    assert len(collector_command(everything)) == 1 + len(CONFIG_FILES)
+    assert len(collector_command(everything)) == 1 + len(launch.FILES)
 
 
 def test_no_value_of_a_variable_stands_on_a_command_line() -> None:
@@ -150,7 +149,7 @@ def test_no_value_of_a_variable_stands_on_a_command_line() -> None:
 
 
 def test_the_collector_is_given_every_variable_that_its_files_read_and_no_other() -> None:
-    assert set(SERVICES["collector"]["environment"]) == launch.variables(CONFIG_FILES)
+    assert set(SERVICES["collector"]["environment"]) == launch.variables(launch.FILES)
 
 
 def test_the_api_is_given_every_variable_of_the_library() -> None:

@@ -36,14 +36,14 @@ def test_a_siem_is_turned_on_by_its_own_variables_and_nothing_else(siem: launch.
     assert names({entry[0]: "x" for entry in siem.needs}) == ["otel-collector-config.yaml", f"{siem.name}.yaml"]
 
 
-@pytest.mark.parametrize("part", [*launch.OVERLAYS, *launch.SIEMS], ids=lambda part: part.name)
+@pytest.mark.parametrize("part", launch.PARTS, ids=lambda part: part.name)
 def test_every_alternative_counts_as_well_as_the_first(part: launch.Part) -> None:
     assert part.file in launch.config_files({entry[-1]: "x" for entry in part.needs})
 
 
 @pytest.mark.parametrize(
     ("part", "left_out"),
-    [(part, entry) for part in (*launch.OVERLAYS, *launch.SIEMS) if len(part.needs) > 1 for entry in part.needs],
+    [(part, entry) for part in launch.PARTS if len(part.needs) > 1 for entry in part.needs],
     ids=lambda value: value.name if isinstance(value, launch.Part) else value[0],
 )
 def test_variables_set_by_halves_are_an_error_that_names_the_missing_one(

@@ -16,7 +16,6 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 ENV_EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
 
-COLLECTOR_FILES = [launch.BASE, *(part.file for part in (*launch.OVERLAYS, *launch.SIEMS))]
 # Read by the tools in this repository, not by the library or the Collector.
 OTHERS = {"TRON_AUDIT_OTELCOL", "COMPOSE_PROFILES"} | set(re.findall(r"\$\{(AUDIT_COMPOSE_\w+)", COMPOSE))
 
@@ -63,7 +62,7 @@ def test_a_setting_of_the_library_is_in_the_reference_as_it_is(name: str) -> Non
 def collector_defaults() -> dict[str, str]:
     """What each variable of the Collector's files is by default; empty where the file leaves it open."""
     found: dict[str, str] = {}
-    for file in COLLECTOR_FILES:
+    for file in launch.FILES:
         text = "\n".join(line for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
         for name, default in re.findall(r"\$\{env:(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*))?\}", text):
             assert found.setdefault(name, default) == default, f"{name} has two defaults"
@@ -77,12 +76,12 @@ def test_a_variable_of_the_collector_is_in_the_reference_with_its_default(name: 
 
 
 def test_the_reference_has_no_variable_that_nothing_reads() -> None:
-    known = {env.names[0] for env in variables().values()} | launch.variables(COLLECTOR_FILES) | OTHERS
+    known = {env.names[0] for env in variables().values()} | launch.variables(launch.FILES) | OTHERS
     assert set(rows()) == known
 
 
 def test_the_example_has_every_variable_commented_out_or_set() -> None:
-    known = {env.names[-1] for env in variables().values()} | launch.variables(COLLECTOR_FILES) | OTHERS
+    known = {env.names[-1] for env in variables().values()} | launch.variables(launch.FILES) | OTHERS
     known -= {"OTEL_SDK_DISABLED"}  # nobody should be led to set it
     assert set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE)) == known
 

@@ -112,7 +112,7 @@ def local(stack: ExitStack, say: Callable[[str], None]) -> Stage:
 def _start_gateway(stack: ExitStack, otelcol: Path, store_url: str, token: str) -> str:
     endpoint, health = (f"127.0.0.1:{port}" for port in servers.free_ports(2))
     environ = gateway_settings(endpoint, health, store_url, token)
-    stack.enter_context(servers.Server("gateway", [otelcol, *launch.flags([GATEWAY])], environ, f"http://{health}"))
+    stack.enter_context(servers.Collector(otelcol, [GATEWAY], environ, f"http://{health}", "gateway"))
     return f"http://{endpoint}"
 
 
@@ -133,11 +133,8 @@ def _start_collector(
     for settings in siems.values():
         environ |= settings
     files = launch.config_files(environ)
-    server = servers.Server(
-        "otelcol",
-        [otelcol, *launch.flags([*files, overlay])],
-        launch.collector_environ(environ, files),
-        f"http://127.0.0.1:{health}",
+    server = servers.Collector(
+        otelcol, [*files, overlay], launch.collector_environ(environ, files), f"http://127.0.0.1:{health}"
     )
     return f"http://127.0.0.1:{otlp}", stack.enter_context(server)
 

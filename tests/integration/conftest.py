@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from collector import launch
+from collector import launch, servers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -15,3 +16,10 @@ def runnable(otelcol: Path) -> list[str]:
     """The names of the SIEMs whose exporter this Collector has."""
     lacking = {name for name, _ in launch.unavailable(otelcol)}
     return [siem.name for siem in launch.SIEMS if siem.name not in lacking]
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[servers.VictoriaLogs]:
+    """A log store of the module's own, empty at its start."""
+    with servers.victorialogs() as server:
+        yield server

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from collector import launch, servers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 WAIT_SECONDS_MAX = 20
@@ -94,9 +94,8 @@ class Gateway:
             **settings,
         }
         files = [*launch.config_files(settings), *more]
-        command: list[str | Path] = [binary, *launch.flags(files)]
-        self.server = servers.Server(
-            "otelcol", command, launch.collector_environ(environ, files), f"http://127.0.0.1:{health}/"
+        self.server = servers.Collector(
+            binary, files, launch.collector_environ(environ, files), f"http://127.0.0.1:{health}/"
         )
 
     def __enter__(self) -> Self:
@@ -181,9 +180,14 @@ def decoded(pairs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def records_in(file: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each record in a file of OTLP/JSON lines with its resource's and scope's attributes, in Python's own types."""
-    for line in file.read_text().splitlines():
-        for of_resource in json.loads(line)["resourceLogs"]:
+    """Each record in a file of OTLP/JSON lines, as `records_of` has it."""
+    return records_of(json.loads(line) for line in file.read_text().splitlines())
+
+
+def records_of(requests: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each record in OTLP/JSON requests with its resource's and scope's attributes, in Python's own types."""
+    for each_request in requests:
+        for of_resource in each_request["resourceLogs"]:
             for of_scope in of_resource["scopeLogs"]:
                 around = {
                     "resource": decoded(of_resource["resource"].get("attributes", [])),

@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 GOLDEN = Path(__file__).parents[1] / "golden" / "siem"
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[servers.VictoriaLogs]:
-    with servers.victorialogs() as server:
-        yield server
-
-
 @pytest.mark.parametrize("name", ["elasticsearch", "elastic-otlp", "splunk", "datadog"])
 def test_the_transform_makes_what_the_golden_file_shows(otelcol: Path, tmp_path: Path, name: str) -> None:
     # The real file in the real Collector, with a `file` exporter in place of its own, which may be missing here.

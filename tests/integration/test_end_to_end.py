@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from examples.demo import evidence, stage, traffic
-from tests.integration.gateway import decoded, plain
+from tests.integration.gateway import records_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,14 +61,11 @@ def played() -> Iterator[tuple[Stage, Evidence]]:
 
 def archived(running: Stage, **facts: str) -> dict[str, Any]:
     """The one record in the archive with these attributes, dots written as underscores."""
-    found = []
-    for request in running.archive():
-        for of_resource in request["resourceLogs"]:
-            resource = decoded(of_resource["resource"]["attributes"])
-            for record in of_resource["scopeLogs"][0]["logRecords"]:
-                attributes = decoded(record["attributes"])
-                if all(attributes.get(name.replace("_", ".")) == value for name, value in facts.items()):
-                    found.append({**record, "attributes": attributes, "resource": resource})
+    found = [
+        {**record, **around}
+        for around, record in records_of(running.archive())
+        if all(record["attributes"].get(name.replace("_", ".")) == value for name, value in facts.items())
+    ]
     assert len(found) == 1, facts
     return found[0]
 
@@ -89,7 +86,7 @@ def test_alices_delete_in_the_archive(played: tuple[Stage, Evidence]) -> None:
     assert attributes["http.route"] == "/api/v1/webapps/{webapp_id}"
     assert attributes["client.address"] == "127.0.0.1"
     assert attributes["user.email"] == traffic.ALICE
-    assert plain(record["body"]) == f"{traffic.ALICE} DELETE {traffic.DELETED} from 127.0.0.1: success (204)"
+    assert record["body"] == f"{traffic.ALICE} DELETE {traffic.DELETED} from 127.0.0.1: success (204)"
     assert record["eventName"] == "tron.audit.request"
     assert record["severityText"] == "INFO"
     assert int(record["observedTimeUnixNano"]) >= int(record["timeUnixNano"]) > 0

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -18,9 +17,6 @@ from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 
 from collector.servers import Collector, ServerError, VictoriaLogs, free_ports, otelcol, victorialogs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TENANT = 7
 CONFIG = """
@@ -47,12 +43,6 @@ service:
     metrics:
       level: none
 """
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[VictoriaLogs]:
-    with victorialogs() as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)
