@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
 
 from collector import build, launch
 
@@ -19,6 +20,12 @@ def otelcol(pytestconfig: pytest.Config) -> Path:
     """The real Collector: built here once and cached, or the one that TRON_AUDIT_OTELCOL names."""
     pytestconfig.stash[BINARY] = binary = build.otelcol()
     return binary
+
+
+@pytest.fixture
+def exporter() -> InMemoryLogRecordExporter:
+    """Keeps what is exported, for the test to read."""
+    return InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK has no annotation here
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

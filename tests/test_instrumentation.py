@@ -50,11 +50,6 @@ def get_ok(app: FastAPI) -> None:
     assert TestClient(app).get("/ok").status_code == 200
 
 
-@pytest.fixture
-def exporter() -> InMemoryLogRecordExporter:
-    return InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK has no annotation here
-
-
 def flushed(app: FastAPI, exporter: InMemoryLogRecordExporter) -> list[Any]:
     """The lifespan's end flushes: afterwards everything that was emitted has been exported."""
     with TestClient(app):

@@ -58,8 +58,7 @@ def config(**values: Any) -> audit.AuditConfig:
     return audit.AuditConfig(enabled=True, **values)
 
 
-def test_the_resource_says_what_the_operator_says_but_for_the_instance() -> None:
-    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # as above
+def test_the_resource_says_what_the_operator_says_but_for_the_instance(exporter: InMemoryLogRecordExporter) -> None:
     attributes = {"deployment.environment.name": "production", "service.instance.id": "the same for four workers"}
     pipeline = Pipeline(config(service_name="api", resource_attributes=attributes), exporter=exporter)
     pipeline.emit(event())
@@ -95,8 +94,7 @@ def test_nothing_to_flush_before_the_first_event() -> None:
     assert pipeline.shutdown()
 
 
-def test_it_starts_anew_after_a_shutdown() -> None:
-    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # as above
+def test_it_starts_anew_after_a_shutdown(exporter: InMemoryLogRecordExporter) -> None:
     made = Pipeline(config(), exporter=exporter)
     made.emit(event())
     made.shutdown()
@@ -105,8 +103,9 @@ def test_it_starts_anew_after_a_shutdown() -> None:
     made.shutdown()
 
 
-def test_where_no_thread_can_be_started_the_flush_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # as above
+def test_where_no_thread_can_be_started_the_flush_is_done_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, exporter: InMemoryLogRecordExporter
+) -> None:
     pipeline = Pipeline(config(batch_delay_ms=60_000), exporter=exporter)
     pipeline.emit(event())
 
@@ -120,20 +119,21 @@ def test_where_no_thread_can_be_started_the_flush_is_done_all_the_same(monkeypat
     pipeline.shutdown()
 
 
-def test_a_lock_that_was_held_at_a_fork_does_not_stay_held_in_the_child() -> None:
-    pipeline = Pipeline(config(), exporter=InMemoryLogRecordExporter())  # type: ignore[no-untyped-call] # as above
+def test_a_lock_that_was_held_at_a_fork_does_not_stay_held_in_the_child(exporter: InMemoryLogRecordExporter) -> None:
+    pipeline = Pipeline(config(), exporter=exporter)
     pipeline._starting.acquire()
     pipelines._renew_locks()
     pipeline.start()
     pipeline.shutdown()
 
 
-def test_without_its_distributions_metadata_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_distributions_metadata_it_works(
+    monkeypatch: pytest.MonkeyPatch, exporter: InMemoryLogRecordExporter
+) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(pipelines, "version", missing)
-    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # as above
     pipeline = Pipeline(config(), exporter=exporter)
     pipeline.emit(event())
     pipeline.shutdown()

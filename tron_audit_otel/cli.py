@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tron_audit_otel import policy, policy_file
+from tron_audit_otel import policy_file
 from tron_audit_otel.config import AuditConfig, environment, variables
 from tron_audit_otel.errors import ConfigError
 from tron_audit_otel.pipeline import DISTRIBUTION
@@ -43,7 +43,7 @@ def _check(environ: Mapping[str, str], *, as_json: bool) -> int:
         enabled = AuditConfig.from_env({"AUDIT_LOG_ENABLED": environ.get("AUDIT_LOG_ENABLED", "")}).enabled
         # Checked as it would be with audit on: a misspelt switch must not pass as "off".
         config = AuditConfig.from_env({**environ, "AUDIT_LOG_ENABLED": "true"})
-        rules = policy_file.load(config.policy_file) if config.policy_file else policy.PolicyFile(rules=())
+        rules = policy_file.load(config.policy_file)
     except ConfigError as error:
         print(json.dumps({"ok": False, "error": str(error)}) if as_json else f"tron-audit: {error}", file=sys.stderr)
         return EXIT_CONFIG

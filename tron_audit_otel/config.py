@@ -11,7 +11,9 @@ import logging
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
 from urllib.parse import unquote, urlsplit
 
@@ -244,13 +246,16 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
-def variables() -> dict[str, Env]:
+@cache
+def variables() -> Mapping[str, Env]:
     """Gives each setting's variables, by the name of the setting."""
     hints = get_type_hints(AuditConfig, include_extras=True)
-    return {
-        name: next(part for part in hints[name].__metadata__ if isinstance(part, Env))
-        for name in AuditConfig.model_fields
-    }
+    return MappingProxyType(
+        {
+            name: next(part for part in hints[name].__metadata__ if isinstance(part, Env))
+            for name in AuditConfig.model_fields
+        }
+    )
 
 
 def _unknown(given: Mapping[str, str]) -> list[str]:

@@ -78,7 +78,7 @@ class Draft:
         self.error_type: str | None = None
         self.run: Run | None = None
         self.closed = False
-        """Its record is written: what is said from now on needs one of its own."""
+        """Its record is written, or it has none: what is said from now on needs one of its own."""
         self.left = False
         """The application has returned: who still runs, such as a worker task, may act for anybody."""
 
@@ -207,9 +207,9 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
     """
     run = Run(command, container)
     draft = _draft.get()
-    joins = draft is not None and draft.run is None and not draft.closed
-    if draft is not None and joins:
-        draft.run = run
+    joined = draft if draft is not None and draft.run is None and not draft.closed else None
+    if joined is not None:
+        joined.run = run
     began_ns, began = time.time_ns(), time.perf_counter_ns()
     try:
         yield run
@@ -217,7 +217,7 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
         run.fail(error_type(error))
         raise
     finally:
-        if not joins or (draft is not None and draft.closed):  # closed meanwhile: its end is on no record yet
+        if joined is None or joined.closed:  # closed meanwhile: its end is on no record yet
             done = run.execution
             _emit(
                 name=EventName.EXEC,
@@ -249,7 +249,7 @@ def record(
         actor_type: As ``type`` of :func:`set_actor`.
         outcome: ``success``, ``failure`` or ``unknown``.
     """
-    if _draft.get() is None and not _emitters:
+    if _emitter() is None:
         return
     _emit(
         name=EventName.EVENT,
@@ -260,6 +260,12 @@ def record(
         outcome=_member(Outcome, outcome, "outcome") or Outcome.UNKNOWN,
         actor=make_actor(actor, actor_type) if actor is not None else None,
     )
+
+
+def _emitter() -> Callable[[AuditEvent], None] | None:
+    """Who takes what is said here: the current request's, else the last application's; None where audit is off."""
+    draft = _draft.get()
+    return draft.emit if draft else _emitters[-1] if _emitters else None
 
 
 def _emit(  # noqa: PLR0913 - one call for the records that no request makes
@@ -274,10 +280,10 @@ def _emit(  # noqa: PLR0913 - one call for the records that no request makes
     execution: Execution | None = None,
     error_type: str | None = None,
 ) -> None:
-    draft = _draft.get()
-    emit = draft.emit if draft else _emitters[-1] if _emitters else None
+    emit = _emitter()
     if emit is None:
         return
+    draft = _draft.get()
     within = draft if draft is not None and not draft.left else None
     if actor is None:
         actor = (within.actor or Actor()) if within else Actor(type=ActorType.SYSTEM)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 ACTION = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 """An action's name: what a search can group by, in every SIEM."""
 
+ERROR_STATUS_MIN = 500
+"""From here on an HTTP status says that the server failed (RFC 9110, 15.6)."""
+
 
 class Action(StrEnum):
     """The actions that this library gives by itself; a policy or a handler may name others (``[A-Z][A-Z0-9_]*``)."""

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel import context, policy, redact, resource, route
 from tron_audit_otel.event import (
+    ERROR_STATUS_MIN,
     Action,
     Actor,
     ActorType,
@@ -47,7 +48,6 @@ NO_RESPONSE = "no_response"
 """Values of ``error.type`` for what raises no exception of the application's."""
 
 FAILURE_STATUS_MIN = 400
-ERROR_STATUS_MIN = 500
 REDIRECT_STATUSES = (307, 308)
 SWITCHING_PROTOCOLS = 101
 FORBIDDEN = 403
@@ -83,7 +83,6 @@ class Exchange:
         "_body",
         "_close_code",
         "_disconnected",
-        "_done",
         "_entered",
         "_lost",
         "_path",
@@ -109,7 +108,6 @@ class Exchange:
         self._body: bytearray | None = None
         self._disconnected = False
         self._lost: OSError | None = None
-        self._done = False
         # A mount changes both on its way in; the route template and the policy want the application's own.
         self._root_path: str = scope.get("root_path", "")
         self._path: str = scope["path"]
@@ -121,7 +119,7 @@ class Exchange:
 
     def release(self) -> None:
         """Lets go of a scope whose record is written: the two hold each other, and would wait for the collector."""
-        if self._done:
+        if self.draft.closed:
             self._entered.pop(SCOPE_KEY, None)
             self.scope.pop(SCOPE_KEY, None)
 
@@ -129,9 +127,9 @@ class Exchange:
         """Emits the event, once, if the policy wants it."""
         if self.draft.error_type is not None and outcome is not Outcome.UNKNOWN:
             outcome, error = Outcome.FAILURE, self.draft.error_type
-        if self._done:
+        if self.draft.closed:
             return
-        self._done = self.draft.closed = True
+        self.draft.closed = True
         try:
             event = self._event(outcome, error)
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
@@ -258,7 +256,7 @@ class HttpExchange(Exchange):
         kind = message["type"]
         if kind == "http.response.start":
             self._status = message["status"]
-            self._done = self._done or self._is_slash_redirect(message)
+            self.draft.closed = self.draft.closed or self._is_slash_redirect(message)
         is_last = kind == "http.response.pathsend" or (
             kind == "http.response.body" and not message.get("more_body", False)
         )

@@ -118,7 +118,7 @@ def uninstrument(app: FastAPI) -> None:
 def _rules(app: FastAPI, config: AuditConfig) -> policy.Policy:
     from tron_audit_otel import policy_file  # noqa: PLC0415 - YAML is loaded by those who use it
 
-    own = policy_file.load(config.policy_file) if config.policy_file is not None else policy.PolicyFile(rules=())
+    own = policy_file.load(config.policy_file)
     if not own.default_rules:
         return policy.Policy(own.rules)
     docs = policy.docs_rule((app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url))

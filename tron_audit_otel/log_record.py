@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 
-from tron_audit_otel.event import ActorType, Outcome
+from tron_audit_otel.event import ERROR_STATUS_MIN, ActorType, Outcome
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ SCOPE_NAME = "tron_audit_otel"
 
 SEQUENCE_NUMBER = "audit.sequence.number"
 """Given by the exporter, in the order of export: the one place that sees a stream whole."""
-
-SERVER_ERROR_MIN = 500
 
 _SEVERITY = {
     Outcome.SUCCESS: SeverityNumber.INFO,
@@ -52,7 +50,7 @@ def to_log_record(event: AuditEvent) -> LogRecord:
 
 def _severity(event: AuditEvent) -> SeverityNumber:
     status = event.request.status if event.request else None
-    if status is not None and status >= SERVER_ERROR_MIN:
+    if status is not None and status >= ERROR_STATUS_MIN:
         return SeverityNumber.ERROR
     return _SEVERITY[event.outcome]
 

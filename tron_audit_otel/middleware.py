@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel import context
-from tron_audit_otel.event import cause, error_type
-from tron_audit_otel.exchange import ERROR_STATUS_MIN, SCOPE_KEY, HttpExchange, WebSocketExchange, lost
+from tron_audit_otel.event import ERROR_STATUS_MIN, cause, error_type
+from tron_audit_otel.exchange import SCOPE_KEY, HttpExchange, WebSocketExchange, lost
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def load(path: Path) -> PolicyFile:
-    """Reads a policy file.
+def load(path: Path | None) -> PolicyFile:
+    """Reads a policy file; without one there are the default rules alone.
 
     Raises:
         ConfigError: It cannot be read, or is no valid policy; the message names the rule and the line.
     """
+    if path is None:
+        return PolicyFile(rules=())
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -40,7 +40,8 @@ def template(scope: Scope, root_path: str) -> str | None:
     if path is None or isinstance(route, Mount | Host):
         return None  # some versions name the mount here, where nothing within it matched
     # A mount's own parameters stand here with the client's values: encoded, none is a placeholder of ours.
-    return encode(within(scope.get("root_path", ""), root_path), PATH_SAFE) + path
+    mounted = within(scope.get("root_path", ""), root_path)
+    return encode(mounted, PATH_SAFE) + path if mounted else path
 
 
 def is_routed(scope: Scope) -> bool:
@@ -57,7 +58,7 @@ def url_path(raw_path: bytes | None, path: str, root_path: str = "") -> str:
     Where ``root_path`` is given, it is left out.
     """
     sent = encode(path, PATH_SAFE) if raw_path is None else encode(raw_path, PATH_SAFE + "%")
-    return within(sent, encode(root_path, PATH_SAFE))
+    return within(sent, encode(root_path, PATH_SAFE)) if root_path else sent
 
 
 def is_slash_redirect(root_path: str, path: str, location: bytes) -> bool:
