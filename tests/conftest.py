@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ BINARY = pytest.StashKey[Path]()
 # Whatever the shell has set for a service must not reach the applications that tests make; some are made on import.
 for name in [name for name in os.environ if name.startswith(("AUDIT_", "OTEL_"))]:
     del os.environ[name]
+
+# Journals that no test has named a place for must not outlive it, nor be found by the next run.
+_STATE = tempfile.TemporaryDirectory(prefix="tron-audit-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 
 @pytest.fixture(scope="session")

@@ -199,12 +199,22 @@ def test_archive_and_queue_are_kept_apart_in_volumes_that_the_collector_can_writ
     assert "collector-health" in SERVICES["collector"]["depends_on"]
     assert "collector-health" in SERVICES["victorialogs"]["depends_on"]
     # Docker gives a fresh volume the owner of the place in the image of the container that mounts it first.
-    owned = re.search(r"install -d -m 0700 -o (\d+) -g (\d+) (.*)", DOCKERFILE)
+    owned = re.search(r"install -d -m 0700 -o (\d+) -g (\d+) (.*)", DOCKERFILE.replace("\\\n", ""))
     assert owned
-    named = {target for target, source in mounts("collector-health").items() if source in COMPOSE["volumes"]}
+    named = {
+        target
+        for name in ("api", "collector-health")
+        for target, source in mounts(name).items()
+        if source in COMPOSE["volumes"]
+    }
     assert set(owned[3].split()) == named
-    for name in ("collector", "collector-health", "victorialogs"):
+    for name in ("api", "collector", "collector-health", "victorialogs"):
         assert SERVICES[name]["user"] == f"{owned[1]}:{owned[2]}"
+
+
+def test_the_journal_outlives_the_container() -> None:
+    directory = SERVICES["api"]["environment"]["AUDIT_LOG_JOURNAL_DIR"]
+    assert mounts("api")[directory] == "journal"
 
 
 def test_every_volume_is_declared_and_every_file_of_ours_is_read_only() -> None:

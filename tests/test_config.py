@@ -59,6 +59,15 @@ VALID = [
     # variable, value, setting, as it is understood
     ("AUDIT_LOG_ENABLED", "true", "enabled", True),
     ("AUDIT_LOG_POLICY_FILE", str(FILE), "policy_file", FILE),
+    ("AUDIT_LOG_COMMIT", "response", "commit", "response"),
+    ("AUDIT_LOG_COMMIT_SECONDS_MAX", "1.5", "commit_seconds_max", 1.5),
+    ("AUDIT_LOG_ON_FULL", "reject", "on_full", "reject"),
+    ("AUDIT_LOG_JOURNAL", "memory", "journal", "memory"),
+    ("AUDIT_LOG_JOURNAL_DIR", "/var/lib/x", "journal_dir", Path("/var/lib/x")),
+    ("AUDIT_LOG_JOURNAL_MAX_BYTES", "1000000", "journal_bytes_max", 1_000_000),
+    ("AUDIT_LOG_FSYNC", "false", "fsync", False),
+    ("AUDIT_LOG_REQUEST_BYTES_MAX", "1000000", "request_bytes_max", 1_000_000),
+    ("AUDIT_LOG_RETRY_SECONDS_MAX", "0.5", "retry_seconds_max", 0.5),
     ("AUDIT_LOG_QUEUE_RECORDS_MAX", "1024", "queue_records_max", 1024),
     ("AUDIT_LOG_BATCH_RECORDS_MAX", "1", "batch_records_max", 1),
     ("AUDIT_LOG_BATCH_DELAY_MS", "60000", "batch_delay_ms", 60_000),
@@ -108,6 +117,15 @@ INVALID = [
     ("AUDIT_LOG_POLICY_FILE", "/none.yaml", "must be an existing file, not '/none.yaml'"),
     ("AUDIT_LOG_POLICY_FILE", "x" * 300, f"must be an existing file, not '{'x' * 300}'"),
     ("AUDIT_LOG_POLICY_FILE", "/", "must be an existing file, not '/'"),
+    ("AUDIT_LOG_COMMIT", "never", "must be 'batch' or 'response', not 'never'"),
+    ("AUDIT_LOG_COMMIT_SECONDS_MAX", "0", "must be greater than 0, not '0'"),
+    ("AUDIT_LOG_ON_FULL", "wait", "must be 'drop' or 'reject', not 'wait'"),
+    ("AUDIT_LOG_JOURNAL", "tape", "must be 'disk' or 'memory', not 'tape'"),
+    ("AUDIT_LOG_JOURNAL_DIR", "here", "must be an absolute path, not 'here'"),
+    ("AUDIT_LOG_JOURNAL_MAX_BYTES", "1", "must be greater than or equal to 65536, not '1'"),
+    ("AUDIT_LOG_FSYNC", "perhaps", BOOLEAN),
+    ("AUDIT_LOG_REQUEST_BYTES_MAX", "1", "must be greater than or equal to 65536, not '1'"),
+    ("AUDIT_LOG_RETRY_SECONDS_MAX", "0", "must be greater than 0, not '0'"),
     ("AUDIT_LOG_QUEUE_RECORDS_MAX", "0", "must be greater than or equal to 1, not '0'"),
     ("AUDIT_LOG_QUEUE_RECORDS_MAX", "10000001", "must be less than or equal to 10000000, not '10000001'"),
     ("AUDIT_LOG_QUEUE_RECORDS_MAX", "many", f"{INTEGER}, not 'many'"),
@@ -358,3 +376,31 @@ def test_a_misspelt_switch_is_told_although_audit_is_off(caplog: pytest.LogCaptu
     assert caplog.messages == [
         "audit is off, and AUDIT_LOG_ENABLE is not a setting of tron_audit_otel; did you mean AUDIT_LOG_ENABLED?"
     ]
+
+
+def test_nothing_in_memory_is_committed() -> None:
+    with pytest.raises(ConfigError, match="AUDIT_LOG_COMMIT=response needs AUDIT_LOG_JOURNAL=disk"):
+        config(AUDIT_LOG_COMMIT="response", AUDIT_LOG_JOURNAL="memory")
+
+
+@pytest.mark.parametrize(
+    ("on_full", "commit", "expected"),
+    [("", "batch", "drop"), ("", "response", "reject"), ("drop", "response", "drop"), ("reject", "batch", "reject")],
+)
+def test_what_is_committed_before_its_answer_fails_closed_unless_told_otherwise(
+    on_full: str, commit: str, expected: str
+) -> None:
+    assert config(AUDIT_LOG_ON_FULL=on_full).on_full_for(commit) == expected
+
+
+@pytest.mark.parametrize(
+    ("service", "name"), [("", "default"), ("platform-api", "platform-api"), ("../x y", "---x-y"), ("x" * 99, "x" * 64)]
+)
+def test_each_service_has_a_journal_directory_of_its_own_by_default(service: str, name: str) -> None:
+    path = config(OTEL_SERVICE_NAME=service).journal_path
+    assert (path.name, path.parent.name) == (name, "tron-audit-otel")
+
+
+def test_a_journal_in_memory_is_smaller_by_default() -> None:
+    assert config().journal_bytes_max == 2**30
+    assert config(AUDIT_LOG_JOURNAL="memory").journal_bytes_max == 2**26

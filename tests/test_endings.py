@@ -780,7 +780,7 @@ def test_an_error_of_ours_never_breaks_a_request(
         "tron_audit_otel.exchange.source",
         "tron_audit_otel.exchange.record_id",
         "tron_audit_otel.route.template",
-        "tron_audit_otel.pipeline.to_log_record",
+        "tron_audit_otel.stream.to_log_record",
     ):
         with monkeypatch.context() as patch, capture(app) as audit:
             patch.setattr(place, broken)

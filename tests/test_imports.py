@@ -11,14 +11,20 @@ import tron_audit_otel
 
 RANKS = (
     {"errors"},
-    {"config", "event"},
-    {"redact"},
-    {"source_ip", "resource", "run"},
-    {"context", "policy", "log_record", "route"},
-    {"policy_file", "exporter", "exchange"},
-    {"middleware", "pipeline"},
+    {"config", "event", "ledger", "frames", "commitment"},
+    {"redact", "disk"},
+    {"source_ip", "resource", "run", "transport", "stream_dir"},
+    {"context", "policy", "log_record", "route", "journal_dir"},
+    {"policy_file", "exchange", "encoder", "journal", "dead_letter"},
+    {"middleware", "batch"},
+    {"shipper"},
+    {"outbox"},
+    {"exporter", "metrics"},
+    {"stream"},
+    {"pipeline"},
     {"instrumentation"},
-    {"cli", "testing"},
+    {"testing", "cli_status", "cli_journal"},
+    {"cli"},
     {"__init__"},
 )
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
@@ -27,9 +33,9 @@ PACKAGE = "tron_audit_otel"
 SOURCES = {path.stem: path for path in Path(tron_audit_otel.__file__).parent.rglob("*.py")}
 
 SDK_LOGS = "opentelemetry.sdk._logs"
-MAY_RUN_SDK_LOGS = {"exporter", "pipeline", "testing"}
-MAY_NAME_SDK_LOGS = MAY_RUN_SDK_LOGS | {"instrumentation"}
-"""`instrument()` takes an exporter, and says of which type."""
+MAY_RUN_SDK_LOGS = {"exporter", "stream", "testing"}
+MAY_NAME_SDK_LOGS = MAY_RUN_SDK_LOGS | {"instrumentation", "pipeline", "encoder"}
+"""`instrument()` takes an exporter, and says of which type; the encoder is handed what the exporter gets."""
 
 
 def parse(module: str) -> ast.Module:

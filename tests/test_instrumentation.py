@@ -319,7 +319,7 @@ def test_an_error_of_ours_does_not_keep_the_application_from_starting(
 
     app = make_app()
     with monkeypatch.context() as patch:
-        patch.setattr("tron_audit_otel.pipeline.Resource.create", broken)
+        patch.setattr("tron_audit_otel.stream.Resource.create", broken)
         audit.instrument(app, exporter=exporter, config=ON)
         with TestClient(app) as client:
             assert client.get("/ok").status_code == 200

@@ -12,6 +12,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 
 import tron_audit_otel as audit
 from tron_audit_otel import pipeline as pipelines
+from tron_audit_otel import stream
 from tron_audit_otel.context import open_telemetry_context
 from tron_audit_otel.event import Actor, AuditEvent, EventName, Outcome, Resource
 from tron_audit_otel.pipeline import Pipeline
@@ -122,7 +123,7 @@ def test_where_no_thread_can_be_started_the_flush_is_done_all_the_same(
 def test_a_lock_that_was_held_at_a_fork_does_not_stay_held_in_the_child(exporter: InMemoryLogRecordExporter) -> None:
     pipeline = Pipeline(config(), exporter=exporter)
     pipeline._starting.acquire()
-    pipelines._renew_locks()
+    pipelines._forked()
     pipeline.start()
     pipeline.shutdown()
 
@@ -133,7 +134,7 @@ def test_without_its_distributions_metadata_it_works(
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(pipelines, "version", missing)
+    monkeypatch.setattr(stream, "version", missing)
     pipeline = Pipeline(config(), exporter=exporter)
     pipeline.emit(event())
     pipeline.shutdown()

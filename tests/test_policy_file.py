@@ -123,11 +123,6 @@ MISTAKES = [
     ("command-in-the-whole-body", rule("command: body"), f"p.yaml:3: rule 'x': command {PLACE}, not 'body'"),
     ("container", rule("container: query.a.b"), f"p.yaml:3: rule 'x': container {PLACE}, not 'query.a.b'"),
     ("commit", rule("commit: never"), "p.yaml:3: rule 'x': commit must be 'batch' or 'response', not 'never'"),
-    (
-        "commit-not-yet",
-        rule("commit: response"),
-        "p.yaml:2: rule 'x': commit: response needs the journal, which this version does not have yet",
-    ),
     ("match-is-text", rule("match: GET"), "p.yaml:3: rule 'x': match must be a mapping, not 'GET'"),
     ("match-left-empty", rule("match:"), "p.yaml:3: rule 'x': match must be a mapping, not None"),
     ("unknown-condition", rule("match:", "  verb: GET"), "p.yaml:4: rule 'x': match.verb is not a key of a policy"),

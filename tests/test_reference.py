@@ -37,6 +37,8 @@ def type_of(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         return "pairs"
     kind = options[0] if type(None) in get_args(annotation) else annotation
+    if get_origin(kind) is Literal:
+        return type_of(kind)
     return {"str": "text", "bool": "boolean", "int": "integer", "float": "number"}.get(kind.__name__, "file")
 
 
@@ -51,7 +53,7 @@ def test_a_setting_of_the_library_is_in_the_reference_as_it_is(name: str) -> Non
     field, env = AuditConfig.model_fields[name], variables()[name]
     expected = [
         ", ".join(f"`{variable}`" for variable in env.names),
-        type_of(field.annotation),
+        "directory" if name == "journal_dir" else type_of(field.annotation),
         default_of(field.default),
         env.unit or "-",
         field.description,
@@ -116,7 +118,7 @@ def test_the_example_is_one_that_compose_and_the_launcher_can_read(tmp_path: Pat
 def test_the_record_page_names_every_attribute_and_no_other() -> None:
     text = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
     cells = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
-    documented = {name for cell in cells for name in re.findall(r"`([a-z_.<>]+)`", cell)} - {"event_name", "body"}
+    documented = {name for cell in cells for name in re.findall(r"`([a-z0-9_.<>]+)`", cell)} - {"event_name", "body"}
     documented -= {"timestamp", "observed_timestamp"}
     source = (ROOT / "tron_audit_otel" / "log_record.py").read_text(encoding="utf-8")
     written = set(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.context import annotate, claim_actor, execution, record, set_actor
-from tron_audit_otel.errors import AuditError, ConfigError
+from tron_audit_otel.errors import AuditError, ConfigError, JournalError
 from tron_audit_otel.event import Action, ActorType, Outcome
-from tron_audit_otel.instrumentation import AuditInstrumentor, instrument, uninstrument
+from tron_audit_otel.instrumentation import AuditInstrumentor, instrument, stats, uninstrument
 from tron_audit_otel.run import Run
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "AuditError",
     "AuditInstrumentor",
     "ConfigError",
+    "JournalError",
     "Outcome",
     "Run",
     "annotate",
@@ -28,5 +29,6 @@ __all__ = [
     "instrument",
     "record",
     "set_actor",
+    "stats",
     "uninstrument",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tron_audit_otel import policy_file
 from tron_audit_otel.config import AuditConfig, environment, variables
 from tron_audit_otel.errors import ConfigError
-from tron_audit_otel.pipeline import DISTRIBUTION
+from tron_audit_otel.stream import DISTRIBUTION
 from tron_audit_otel.redact import MASK
 
 if TYPE_CHECKING:

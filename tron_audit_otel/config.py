@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
 from urllib.parse import unquote, urlsplit
 
+from platformdirs import user_state_path
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -40,6 +41,10 @@ DEFAULT_ENDPOINTS = {"http/protobuf": "http://localhost:4318/v1/logs", "grpc": "
 """OpenTelemetry Protocol Exporter specification."""
 
 HTTP_LOGS_PATH = "v1/logs"
+
+_STATE = "tron-audit-otel"
+_NAME_CHARACTERS_MAX = 64
+_JOURNAL_BYTES_MAX = {"disk": 2**30, "memory": 64 * 2**20}
 
 _PAIR = re.compile(r"[\w!#$%&'*+.^`|~-]+[ \t]*=[ !#-+\--:<-\[\]-~]*", re.ASCII)
 """W3C Baggage, and spaces besides, as OpenTelemetry's SDKs are liberal there."""
@@ -108,6 +113,16 @@ def _file(path: Path) -> Path:
 FilePath = Annotated[Path, AfterValidator(_file)]
 
 
+def _absolute(path: Path) -> Path:
+    # Processes that share it may run in different directories, and `tron-audit` in another one yet.
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+DirectoryPath = Annotated[Path, AfterValidator(_absolute)]
+
+
 _Pairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
 
 
@@ -126,20 +141,75 @@ class AuditConfig(BaseModel):
     policy_file: Annotated[FilePath | None, _env("AUDIT_LOG_POLICY_FILE", unit="path")] = Field(
         default=None, description="The policy (YAML): which requests are recorded, and as what."
     )
+    commit: Annotated[Literal["batch", "response"], _env("AUDIT_LOG_COMMIT")] = Field(
+        default="batch",
+        description="When a record is on disk: `batch`, at most one batch delay after the answer; `response`, before "
+        "the client sees the end of the answer. A policy rule may ask for `response` for its requests.",
+    )
+    commit_seconds_max: Annotated[float, _env("AUDIT_LOG_COMMIT_SECONDS_MAX", unit="s")] = Field(
+        default=5.0,
+        gt=0,
+        le=600,
+        description="How long an answer waits for its record under `response`; past it AUDIT_LOG_ON_FULL decides.",
+    )
+    on_full: Annotated[Literal["drop", "reject"] | None, _env("AUDIT_LOG_ON_FULL")] = Field(
+        default=None,
+        description="When no record can be written: `drop`, requests go on, and what is lost is counted; `reject`, "
+        "they are answered with 503. By default `drop`, and `reject` for what is committed by `response`.",
+    )
+    journal: Annotated[Literal["disk", "memory"], _env("AUDIT_LOG_JOURNAL")] = Field(
+        default="disk",
+        description="Where records wait for the Collector. `memory`, for a read-only file system, loses what waits "
+        "when the process ends.",
+    )
+    journal_dir: Annotated[DirectoryPath | None, _env("AUDIT_LOG_JOURNAL_DIR", unit="path")] = Field(
+        default=None,
+        description="The journal's directory, on a local disk; processes may share it. By default "
+        "`tron-audit-otel/<service>` in the user's state directory.",
+    )
+    journal_max_bytes: Annotated[int | None, _env("AUDIT_LOG_JOURNAL_MAX_BYTES", unit="bytes")] = Field(
+        default=None,
+        ge=65_536,
+        le=2**50,
+        description="What the journal of each process may take. By default 1 GiB on disk, 64 MiB in memory.",
+    )
+    fsync: Annotated[bool, _env("AUDIT_LOG_FSYNC")] = Field(
+        default=True,
+        description="Each commit waits for the disk. Without it a crash of the machine, not of the process, loses "
+        "what the system had not written yet.",
+    )
     queue_records_max: Annotated[int, _env("AUDIT_LOG_QUEUE_RECORDS_MAX", unit="records")] = Field(
         default=16_384,
         ge=1,
         le=10_000_000,
-        description="Records that may wait in memory; past it the OpenTelemetry SDK drops the oldest.",
+        description="Records that may wait in memory for the journal; past it AUDIT_LOG_ON_FULL decides.",
     )
     batch_records_max: Annotated[int, _env("AUDIT_LOG_BATCH_RECORDS_MAX", unit="records")] = Field(
-        default=512, ge=1, le=100_000, description="Records in one export request; never more than may wait."
+        default=512, ge=1, le=100_000, description="Records in one commit to the journal; never more than may wait."
     )
     batch_delay_ms: Annotated[int, _env("AUDIT_LOG_BATCH_DELAY_MS", unit="ms")] = Field(
-        default=50, ge=1, le=60_000, description="How long a record waits for others before it is exported."
+        default=50,
+        ge=1,
+        le=60_000,
+        description="How long a record waits for others before they are committed to the journal together.",
     )
     shutdown_seconds_max: Annotated[float, _env("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", unit="s")] = Field(
-        default=2.0, gt=0, le=60, description="How long a shutdown waits for what is still queued."
+        default=2.0,
+        gt=0,
+        le=60,
+        description="How long a shutdown waits for what is still to be committed or delivered.",
+    )
+    request_bytes_max: Annotated[int, _env("AUDIT_LOG_REQUEST_BYTES_MAX", unit="bytes")] = Field(
+        default=3_145_728,
+        ge=65_536,
+        le=1_073_741_824,
+        description="Size of one export request; below what the Collector takes, by default 4 MiB over gRPC.",
+    )
+    retry_seconds_max: Annotated[float, _env("AUDIT_LOG_RETRY_SECONDS_MAX", unit="s")] = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="The longest wait between two attempts to deliver; the first is 0.1 s. There is no last attempt.",
     )
     service_name: Annotated[str | None, _env("OTEL_SERVICE_NAME")] = Field(
         default=None, description="The service's name in every record (`service.name`)."
@@ -161,7 +231,7 @@ class AuditConfig(BaseModel):
         Field(default=(), repr=False, description="Headers of each export, such as `authorization=Bearer%20…`.")
     )
     otlp_timeout_s: Annotated[float, _otlp("TIMEOUT", unit="s")] = Field(
-        default=10.0, gt=0, le=600, description="How long one export may take, its retries included."
+        default=10.0, gt=0, le=600, description="How long one attempt to deliver may take."
     )
     otlp_compression: Annotated[Literal["none", "gzip", "deflate"], _otlp("COMPRESSION")] = Field(
         default="none", description="Compression of an export's body."
@@ -191,11 +261,28 @@ class AuditConfig(BaseModel):
             )
         if self.otlp_endpoint and "://" not in self.otlp_endpoint and self.otlp_protocol != "grpc":
             raise ValueError(f"OTEL_EXPORTER_OTLP_ENDPOINT {_URL_WANTED}, not {self.otlp_endpoint!r}")
+        if self.commit == "response" and self.journal == "memory":
+            raise ValueError("AUDIT_LOG_COMMIT=response needs AUDIT_LOG_JOURNAL=disk: nothing in memory is committed")
         if (self.otlp_client_key is None) != (self.otlp_client_certificate is None):
             raise ValueError(
                 "OTEL_EXPORTER_OTLP_CLIENT_KEY and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE must be set together"
             )
         return self
+
+    def on_full_for(self, commit: str) -> str:
+        """What happens to a request whose record cannot be written: ``drop`` or ``reject``."""
+        return self.on_full or ("reject" if commit == "response" else "drop")
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's directory."""
+        service = re.sub(r"[^A-Za-z0-9_-]", "-", self.service_name or "default")[:_NAME_CHARACTERS_MAX]
+        return self.journal_dir or user_state_path(_STATE) / service
+
+    @property
+    def journal_bytes_max(self) -> int:
+        """What the journal may take, in bytes."""
+        return self.journal_max_bytes or _JOURNAL_BYTES_MAX[self.journal]
 
     @property
     def endpoint(self) -> str:

@@ -12,3 +12,12 @@ class AuditError(Exception):
 
 class ConfigError(AuditError):
     """The operator must mend a setting or the policy file; the message names it, and its value unless it is secret."""
+
+
+class JournalError(AuditError):
+    """The disk refused; ``reason`` is the word under which the ledger counts what that costs."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        """Takes what happened, and ``disk_full``, ``journal_full`` or ``disk_failed``."""
+        super().__init__(message)
+        self.reason = reason

@@ -34,6 +34,14 @@ class Action(StrEnum):
     EXEC = "EXEC"
     LOGIN = "LOGIN"
     OTHER = "OTHER"
+    START = "START"
+    """Of the trail itself, as are those below: a process begins to record."""
+    STOP = "STOP"
+    ADOPT = "ADOPT"
+    """A process takes over what one that is gone had not delivered."""
+    LOSS = "LOSS"
+    """Records were lost, or requests refused because no record could have been written."""
+    POLICY_CHANGE = "POLICY_CHANGE"
 
 
 class Outcome(StrEnum):
@@ -60,6 +68,7 @@ class EventName(StrEnum):
     REQUEST = "tron.audit.request"
     EXEC = "tron.audit.exec"
     EVENT = "tron.audit.event"
+    SYSTEM = "tron.audit.system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +149,24 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class System:
+    """What happened to the trail itself. This library writes it, from its own counts and its configuration."""
+
+    journal: str | None = None
+    """The name of the journal's directory."""
+    records: int | None = None
+    """Adopted, lost, or left for the next process to deliver; for the reason ``rejected``, requests."""
+    reason: str | None = None
+    """Of a loss: the ledger's word for it."""
+    clean_stop: bool | None = None
+    """Of an adoption: the process had ended by itself."""
+    commit: str | None = None
+    on_full: str | None = None
+    policy_sha256: str | None = None
+    policy_previous_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One fact for the audit trail."""
 
@@ -159,6 +186,7 @@ class AuditEvent:
     request: Request | None = None
     execution: Execution | None = None
     error_type: str | None = None
+    system: System | None = None
 
 
 _IDS_DRAWN = 256

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel import context, policy, redact, resource, route
+from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import (
     ERROR_STATUS_MIN,
     Action,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
+    from tron_audit_otel.commitment import Commitment
     from tron_audit_otel.event import Resource
 
 SCOPE_KEY = "tron_audit_otel"
@@ -57,6 +59,13 @@ CLOSED_NORMALLY = (1000, 1001, 1005)
 CLOSED_ABNORMALLY = 1006
 SERVER_STOPPED = 1012
 """Service restart (IANA, WebSocket close codes): what uvicorn tells both sides when it is stopped."""
+TRY_AGAIN_LATER = 1013
+"""IANA, WebSocket close codes."""
+
+UNAVAILABLE = 503
+NO_ROOM = b"The audit trail cannot be written; try again later.\n"
+BODILESS_STATUSES = (204, 304)
+"""RFC 9110, 6.4.1: their responses end with their headers."""
 
 _logger = logging.getLogger(__name__)
 
@@ -71,6 +80,16 @@ class Audit:
     """Takes each event; it neither raises nor waits."""
     has_error_handler: bool = False
     """The application answers for its unhandled exceptions, and :meth:`HttpExchange.answered` is told how."""
+    refuses: Callable[[], bool] | None = None
+    """Whether a request must be refused, because no record can be written; None where none ever is."""
+    commit: Callable[[AuditEvent], Commitment | None] | None = None
+    """Takes an event whose answer waits until it is on disk; None where no answer ever does."""
+    commits_all: bool = False
+    """Every answer waits for its record, and not only those that a rule names."""
+    commit_seconds_max: float = 0.0
+    """How long an answer waits."""
+    fails_open: bool = False
+    """An answer whose record cannot be written goes out all the same."""
 
 
 class Exchange:
@@ -82,6 +101,7 @@ class Exchange:
         "_began_ns",
         "_body",
         "_close_code",
+        "_commitment",
         "_disconnected",
         "_entered",
         "_lost",
@@ -105,6 +125,7 @@ class Exchange:
         self._audit = audit
         self._status: int | None = None
         self._close_code: int | None = None
+        self._commitment: Commitment | None = None
         self._body: bytearray | None = None
         self._disconnected = False
         self._lost: OSError | None = None
@@ -135,30 +156,63 @@ class Exchange:
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
             lost(broken)
             return
-        if event is not None:
+        if event is None:
+            return
+        if self._audit.commit is not None and self._waits():
+            self._commitment = self._audit.commit(event)
+        else:
             self.draft.emit(event)
 
-    def _event(self, outcome: Outcome, error: str | None) -> AuditEvent | None:
-        duration_ns = time.perf_counter_ns() - self._began
-        scope, draft, headers = self.scope, self.draft, self._entered["headers"]
-        method = scope.get("method", "GET")  # a WebSocket's handshake is a GET
-        known_method = method if method in policy.HTTP_METHODS else "_OTHER"
-        actor = self._actor()
-        facts = policy.Facts(
-            method=known_method,
-            route=route.template(scope, self._root_path),
+    def _waits(self) -> bool:
+        """Whether this answer waits for its record, as far as that is known by now."""
+        audit = self._audit
+        if audit.commit is None or audit.commits_all:
+            return audit.commits_all
+        try:
+            return audit.rules.rule(self._facts(self._actor())).commit == "response"
+        except Exception:  # noqa: BLE001 - whatever it is, it meets the record too, and is logged there
+            return False
+
+    async def is_committed(self) -> bool:
+        """Waits for the record, if its answer must; tells whether the answer may go out."""
+        commitment, self._commitment = self._commitment, None
+        if commitment is None:
+            return True
+        return await commitment.wait(self._audit.commit_seconds_max) or self._audit.fails_open
+
+    def is_refused(self) -> bool:
+        """Whether this request must not reach its handler, because its record could not be written."""
+        refuses = self._audit.refuses
+        if refuses is None or self._audit.rules.excludes(self._facts(Actor())) or not refuses():
+            return False
+        self.draft.closed = True
+        return True
+
+    def _facts(self, actor: Actor) -> policy.Facts:
+        headers = self._entered["headers"]
+        method = self.scope.get("method", "GET")  # a WebSocket's handshake is a GET
+        return policy.Facts(
+            method=method if method in policy.HTTP_METHODS else "_OTHER",
+            route=route.template(self.scope, self._root_path),
             path=route.within(self._path, self._root_path) or "/",
             status=self._status,
             actor_type=actor.type,
             cors_preflight=method == "OPTIONS"
             and bool(_values(headers, "origin") and _values(headers, "access-control-request-method")),
         )
+
+    def _event(self, outcome: Outcome, error: str | None) -> AuditEvent | None:
+        duration_ns = time.perf_counter_ns() - self._began
+        scope, draft, headers = self.scope, self.draft, self._entered["headers"]
+        method = scope.get("method", "GET")
+        actor = self._actor()
+        facts = self._facts(actor)
         rule = self._audit.rules.rule(facts)
         if rule.level == "none":
             return None
         execution = self._execution(rule)
         told = worked(execution) if execution else None
-        by_default = Action.EXEC if execution else policy.default_action(known_method)
+        by_default = Action.EXEC if execution else policy.default_action(facts.method)
         return AuditEvent(
             record_id=record_id(),
             name=EventName.EXEC if execution else EventName.REQUEST,
@@ -171,8 +225,8 @@ class Exchange:
             context=draft.context,
             source=draft.source,
             request=Request(
-                method=known_method,
-                method_original=redact.line(method) if known_method != method else None,
+                method=facts.method,
+                method_original=redact.line(method) if facts.method != method else None,
                 route=facts.route,
                 path=route.url_path(self._raw_path, self._path),
                 status=self._status,
@@ -222,12 +276,18 @@ class Exchange:
 class HttpExchange(Exchange):
     """A request and its response. It ends when the last byte of the response has been handed on."""
 
-    __slots__ = ("_keeps_body",)
+    __slots__ = ("_bytes_left", "_has_begun", "_held", "_is_withdrawn", "_keeps_body")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
         """Begins."""
         super().__init__(scope, receive, send, audit)
         self._keeps_body: bool | None = None
+        self._held: Message | None = None
+        """The start of a response, held until its client could take it for a whole one."""
+        self._bytes_left: int | None = None
+        """What the client still waits for, by the response's own word; None: until the stream ends."""
+        self._has_begun = False
+        self._is_withdrawn = False
 
     async def receive(self) -> Message:
         """Passes a message to the application."""
@@ -252,21 +312,30 @@ class HttpExchange(Exchange):
             lost(broken)
 
     async def send(self, message: Message) -> None:
-        """Passes a message to the server."""
+        """Passes a message to the server; under `commit: response` not the one that completes the answer, at first."""
+        if self._is_withdrawn:
+            return
         kind = message["type"]
         if kind == "http.response.start":
             self._status = message["status"]
             self.draft.closed = self.draft.closed or self._is_slash_redirect(message)
+            if self._audit.commit is not None:
+                self._bytes_left = _bytes_announced(self.scope["method"], message)
+                if self._bytes_left is not None:
+                    self._held = message
+                    return
         is_last = kind == "http.response.pathsend" or (
             kind == "http.response.body" and not message.get("more_body", False)
         )
+        if self._audit.commit is not None and self._completes(message, is_last=is_last) and self._waits():
+            self._responded(left_before=self._disconnected)  # once, whatever else is sent
+            if not await self.is_committed():
+                await self.withdraw()
+                return
+        await self._release_held()
         left_before = self._disconnected
         try:
-            await self._send(message)
-        except OSError as lost_connection:
-            # ASGI, HTTP version 2.4: the server raises once the client has gone.
-            self._disconnected, self._lost = True, lost_connection
-            raise
+            await self._pass(message)
         except asyncio.CancelledError:
             # A server tells that the exchange is over, and Starlette then cancels what still waits to have sent it.
             if is_last:
@@ -274,6 +343,51 @@ class HttpExchange(Exchange):
             raise
         if is_last:
             self._responded(left_before=left_before)
+
+    async def _pass(self, message: Message) -> None:
+        self._has_begun = True
+        try:
+            await self._send(message)
+        except OSError as lost_connection:
+            # ASGI, HTTP version 2.4: the server raises once the client has gone.
+            self._disconnected, self._lost = True, lost_connection
+            raise
+
+    async def _release_held(self) -> None:
+        if (held := self._held) is not None:
+            self._held = None
+            await self._pass(held)
+
+    def _completes(self, message: Message, *, is_last: bool) -> bool:
+        """Whether the client would have the whole answer with this message, whatever the application still sends."""
+        if self._bytes_left is not None:
+            self._bytes_left -= len(message.get("body", b""))
+        return is_last or (self._bytes_left is not None and self._bytes_left <= 0)
+
+    async def withdraw(self) -> None:
+        """Puts a 503 in the answer's place or, where the client has a part of it already, cuts it short.
+
+        Raises:
+            JournalError: The answer has begun; the server closes the connection.
+        """
+        self._is_withdrawn = True
+        if self._has_begun:
+            raise JournalError("the audit record of this answer cannot be written", "disk_failed")
+        self._held = None
+        await self.refuse()
+
+    async def refuse(self) -> None:
+        """Answers in the application's place."""
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(NO_ROOM))]
+        headers.append((b"retry-after", b"1"))
+        await self._send({"type": "http.response.start", "status": UNAVAILABLE, "headers": headers})
+        await self._send({"type": "http.response.body", "body": NO_ROOM})
+
+    async def settle(self) -> None:
+        """Holds an exception, or the end without an answer, until its record is on disk."""
+        if not await self.is_committed():
+            await self.withdraw()
+        await self._release_held()
 
     def _is_slash_redirect(self, start: Message) -> bool:
         """Whether the client is about to ask again with a slash more or less, and that will be the request."""
@@ -299,6 +413,8 @@ class HttpExchange(Exchange):
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a response may have begun."""
+        if self._held is not None:
+            self._held = self._status = None  # the client has nothing of it, and never will
         error = cause(error)
         gone = error is self._lost or (self._disconnected and isinstance(error, asyncio.CancelledError))
         if gone or isinstance(error, ClientDisconnect):
@@ -318,6 +434,14 @@ class HttpExchange(Exchange):
         self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED if self._disconnected else NO_RESPONSE)
 
 
+def _bytes_announced(method: str, start: Message) -> int | None:
+    """Gives the length of a response's body by the response's own word; None where it does not say."""
+    if method == "HEAD" or start["status"] in BODILESS_STATUSES:
+        return 0
+    lengths = [value for name, value in start.get("headers", ()) if name.lower() == b"content-length"]
+    return int(lengths[0]) if lengths and lengths[0].isdigit() else None
+
+
 class WebSocketExchange(Exchange):
     """A WebSocket from handshake to close, or a refused handshake. It ends when its handler ends."""
 
@@ -332,12 +456,26 @@ class WebSocketExchange(Exchange):
         return message
 
     async def send(self, message: Message) -> None:
-        """Passes a message to the server."""
+        """Passes a message to the server; under `commit: response` not the last one, at first."""
+        if self._audit.commit is not None and self._ends(message):
+            self._note(message)
+            if self._waits():
+                self.returned()
+            await self.settle()
         try:
             await self._send(message)
         except OSError:
             self._closed(CLOSED_ABNORMALLY)  # as Starlette's own WebSocketDisconnect has it
             raise
+        self._note(message)
+
+    def _ends(self, message: Message) -> bool:
+        kind = message["type"]
+        return kind == "websocket.close" or (
+            kind == "websocket.http.response.body" and not message.get("more_body", False)
+        )
+
+    def _note(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.accept":
             self._status = SWITCHING_PROTOCOLS
@@ -345,8 +483,21 @@ class WebSocketExchange(Exchange):
             self._status = message["status"]
         elif kind == "websocket.close" and self._status is None:
             self._status = FORBIDDEN  # ASGI: a close before the accept refuses the handshake so
-        elif kind == "websocket.close":
+        elif kind == "websocket.close" and self._status == SWITCHING_PROTOCOLS:
             self._closed(message.get("code") or CLOSED_NORMALLY[0])
+
+    async def refuse(self) -> None:
+        """Refuses the handshake."""
+        await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+
+    async def settle(self) -> None:
+        """Holds the end until its record is on disk.
+
+        Raises:
+            JournalError: It cannot be; the server closes the connection.
+        """
+        if not await self.is_committed():
+            raise JournalError("the audit record of this WebSocket cannot be written", "disk_failed")
 
     def _closed(self, code: int) -> None:
         """The side that closes first says why; the other's frame is an echo."""

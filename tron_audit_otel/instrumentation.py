@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from wrapt import wrap_function_wrapper
 
 from tron_audit_otel import context, policy
 from tron_audit_otel.config import AuditConfig
+from tron_audit_otel.errors import ConfigError, JournalError
 from tron_audit_otel.exchange import Audit
 from tron_audit_otel.middleware import AuditMiddleware, ErrorObserver, reporting
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk._logs.export import LogRecordExporter
     from starlette.types import ASGIApp
 
+    from tron_audit_otel.outbox import Stats
     from tron_audit_otel.pipeline import Pipeline
 
 SUPPORTED = ("fastapi >= 0.115",)
@@ -39,7 +41,7 @@ class _Instrumented:
     """What an application's requests are recorded with."""
 
     pipeline: Pipeline
-    rules: policy.Policy
+    audit: Audit
 
 
 _applications: WeakKeyDictionary[FastAPI, _Instrumented] = WeakKeyDictionary()
@@ -87,10 +89,10 @@ def instrument(
 
     rules = _rules(app, config)
     if exporter is None and logger_provider is None:
-        pipeline = _pipelines.get(config) or _pipelines.setdefault(config, Pipeline(config))
+        pipeline = _pipelines.get(config) or _pipelines.setdefault(config, _journaling(config, rules))
     else:
         pipeline = Pipeline(config, exporter=exporter, logger_provider=logger_provider)
-    _applications[app] = _Instrumented(pipeline, rules)
+    _applications[app] = _Instrumented(pipeline, _audit(config, rules, pipeline))
     _patch(app)
     _rebuild(app)
     context.add_emitter(pipeline.emit)
@@ -99,6 +101,16 @@ def instrument(
 def is_instrumented(app: FastAPI) -> bool:
     """Whether the application's requests are recorded."""
     return app in _applications
+
+
+def stats() -> Stats:
+    """Gives what became of this process's audit records, as it is now; nothing is read from the disk.
+
+    Where applications are instrumented differently, and so have journals of their own, their counts are added up.
+    """
+    from tron_audit_otel.outbox import total  # noqa: PLC0415 - as in `instrument`
+
+    return total([pipeline.stats() for pipeline in {each.pipeline for each in _applications.values()}])
 
 
 def uninstrument(app: FastAPI) -> None:
@@ -113,6 +125,33 @@ def uninstrument(app: FastAPI) -> None:
         for config in [config for config, shared in _pipelines.items() if shared is pipeline]:
             del _pipelines[config]
         pipeline.shutdown()
+
+
+def _journaling(config: AuditConfig, rules: policy.Policy) -> Pipeline:
+    from tron_audit_otel import journal_dir  # noqa: PLC0415 - as in `instrument`
+    from tron_audit_otel.pipeline import Pipeline  # noqa: PLC0415 - as above
+
+    if config.journal == "disk":
+        try:
+            journal_dir.check(config.journal_path)
+        except JournalError as error:
+            raise ConfigError(f"AUDIT_LOG_JOURNAL_DIR: {error}; or set AUDIT_LOG_JOURNAL=memory") from error
+    return Pipeline(config, policy=rules.digest)
+
+
+def _audit(config: AuditConfig, rules: policy.Policy, pipeline: Pipeline) -> Audit:
+    by_rule = [rule.name for rule in rules.rules if rule.commit == "response"]
+    if by_rule and config.journal == "memory":
+        raise ConfigError(f"rule {by_rule[0]!r}: commit: response needs AUDIT_LOG_JOURNAL=disk")
+    return Audit(
+        rules,
+        pipeline.emit,
+        refuses=pipeline.refuses if config.on_full_for(config.commit) == "reject" else None,
+        commit=pipeline.commit if by_rule or config.commit == "response" else None,
+        commits_all=config.commit == "response",
+        commit_seconds_max=config.commit_seconds_max,
+        fails_open=config.on_full == "drop",
+    )
 
 
 def _rules(app: FastAPI, config: AuditConfig) -> policy.Policy:
@@ -156,12 +195,8 @@ def _patch(app: FastAPI) -> bool:
         has_error_handler = layer.handler is not None and not layer.debug  # in debug mode it is not called
         if has_error_handler:
             layer.handler = reporting(layer.handler)  # type: ignore[arg-type] # Starlette's type has WebSockets' too
-        layer.app = AuditMiddleware(
-            layer.app,
-            Audit(instrumented.rules, instrumented.pipeline.emit, has_error_handler),
-            instrumented.pipeline.start,
-            instrumented.pipeline.flush,
-        )
+        pipeline, audit = instrumented.pipeline, replace(instrumented.audit, has_error_handler=has_error_handler)
+        layer.app = AuditMiddleware(layer.app, audit, pipeline.start, pipeline.shutdown)
         return stack
 
     setattr(build_audited, _PATCHED, True)

@@ -16,15 +16,20 @@ from tron_audit_otel.resource import encode
 if TYPE_CHECKING:
     from opentelemetry.util.types import AnyValue
 
-    from tron_audit_otel.event import Actor, AuditEvent, Execution, Request, Text
+    from tron_audit_otel.event import Actor, AuditEvent, Execution, Request, System, Text
 
 SCHEMA_VERSION = "1.0"
 """Of the names and meanings below. The first number changes when a search that worked would no longer work."""
 
 SCOPE_NAME = "tron_audit_otel"
 
+RECORD_ID = "audit.record.id"
+
 SEQUENCE_NUMBER = "audit.sequence.number"
 """Given by the exporter, in the order of export: the one place that sees a stream whole."""
+
+TRUNCATED = "audit.truncated"
+"""Given by the encoder to a record that is longer than a request may be."""
 
 _SEVERITY = {
     Outcome.SUCCESS: SeverityNumber.INFO,
@@ -73,7 +78,7 @@ def sentence(event: AuditEvent) -> str:
 def attributes(event: AuditEvent) -> dict[str, AnyValue]:
     """Gives the attributes; what is not known is left out."""
     found: dict[str, AnyValue] = {
-        "audit.record.id": event.record_id,
+        RECORD_ID: event.record_id,
         "audit.schema.version": SCHEMA_VERSION,
         "audit.action": str(event.action),
         "audit.resource": event.resource.name,
@@ -93,6 +98,8 @@ def attributes(event: AuditEvent) -> dict[str, AnyValue]:
         _add_request(found, event.request)
     if event.execution is not None:
         _add_execution(found, event.execution)
+    if event.system is not None:
+        _add_system(found, event.system)
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -125,6 +132,17 @@ def _add_execution(found: dict[str, AnyValue], execution: Execution) -> None:
     found["error.message"] = execution.error_message
     _add_text(found, "audit.exec.stdout", execution.stdout)
     _add_text(found, "audit.exec.stderr", execution.stderr)
+
+
+def _add_system(found: dict[str, AnyValue], system: System) -> None:
+    found["audit.system.journal"] = system.journal
+    found["audit.system.records"] = system.records
+    found["audit.system.reason"] = system.reason
+    found["audit.system.clean_stop"] = system.clean_stop
+    found["audit.system.commit"] = system.commit
+    found["audit.system.on_full"] = system.on_full
+    found["audit.policy.sha256"] = system.policy_sha256
+    found["audit.policy.previous_sha256"] = system.policy_previous_sha256
 
 
 def _add_text(found: dict[str, AnyValue], name: str, text: Text | None) -> None:

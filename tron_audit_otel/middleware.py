@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from starlette._utils import is_async_callable
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel import context
+from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import ERROR_STATUS_MIN, cause, error_type
-from tron_audit_otel.exchange import SCOPE_KEY, HttpExchange, WebSocketExchange, lost
+from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, HttpExchange, WebSocketExchange, lost
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -30,18 +33,19 @@ def reporting(handler: _ErrorHandler) -> _ErrorHandler:
     """Wraps the application's handler for unhandled exceptions: only it knows the status that the client will get."""
 
     async def report(request: Request, error: Exception) -> Response:
-        status = ERROR_STATUS_MIN
+        status, may_answer = ERROR_STATUS_MIN, True
         try:
             answer = (
                 handler(request, error) if is_async_callable(handler) else run_in_threadpool(handler, request, error)
             )
             response: Response = await answer
             status = getattr(response, "status_code", status)  # what is no response is the application's own error
-            return response
         finally:
             if isinstance(exchange := request.scope.get(SCOPE_KEY), HttpExchange):
                 exchange.answered(status, error)
+                may_answer = await exchange.is_committed()
                 exchange.release()
+        return response if may_answer else PlainTextResponse(NO_ROOM, UNAVAILABLE)
 
     return report
 
@@ -74,19 +78,19 @@ class ErrorObserver:
 class AuditMiddleware:
     """Writes one record for each request that the policy selects, however the request ends."""
 
-    def __init__(self, app: ASGIApp, audit: Audit, start: Callable[[], object], flush: Callable[[], object]) -> None:
+    def __init__(self, app: ASGIApp, audit: Audit, start: Callable[[], object], end: Callable[[], object]) -> None:
         """Wraps an application.
 
         Args:
             app: The application.
             audit: What its requests are recorded with.
             start: Called in a thread when the application has started, so that its first request need not wait.
-            flush: Called in a thread when the application's lifespan ends.
+            end: Called in a thread when the application's lifespan ends.
         """
         self.app = app
         self.audit = audit
         self.start = start
-        self.flush = flush
+        self.end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the application."""
@@ -102,18 +106,27 @@ class AuditMiddleware:
         try:
             kind = HttpExchange if scope["type"] == "http" else WebSocketExchange
             exchange = kind(scope, receive, send, self.audit)
+            is_refused = exchange.is_refused()
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
             lost(broken)
             await self.app(scope, receive, send)
+            return
+        if is_refused:
+            exchange.release()
+            await exchange.refuse()
             return
         token = context.enter(exchange.draft)
         try:
             await self.app(scope, exchange.receive, exchange.send)
         except BaseException as error:
             exchange.raised(error)
+            if isinstance(error, Exception):  # whoever is cancelled waits no longer
+                with suppress(JournalError):  # the application's own error says enough
+                    await exchange.settle()
             raise
         else:
             exchange.returned()
+            await exchange.settle()
         finally:
             context.leave(exchange.draft, token)
             exchange.release()
@@ -127,7 +140,7 @@ class AuditMiddleware:
                     lost(broken)
             elif message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
                 # The process may be killed as soon as the server reads this message.
-                await anyio.to_thread.run_sync(self.flush)
+                await anyio.to_thread.run_sync(self.end)
             await send(message)
 
         return sending

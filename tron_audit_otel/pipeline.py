@@ -1,4 +1,4 @@
-"""From an event to OpenTelemetry's SDK: the composition root of everything behind the middleware."""
+"""What the applications of a process record with: one stream at a time, begun when it is needed, anew after a fork."""
 
 from __future__ import annotations
 
@@ -6,31 +6,21 @@ import atexit
 import logging
 import os
 import threading
-import uuid
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
-
 from tron_audit_otel.event import error_type
-from tron_audit_otel.exporter import SequencedExporter, otlp_exporter
-from tron_audit_otel.log_record import SCOPE_NAME, to_log_record
+from tron_audit_otel.metrics import Metrics
+from tron_audit_otel.outbox import Stats
+from tron_audit_otel.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from opentelemetry._logs import Logger
-    from opentelemetry._logs import LoggerProvider as APILoggerProvider
+    from opentelemetry._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import LogRecordExporter
 
+    from tron_audit_otel.commitment import Commitment
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.event import AuditEvent
-
-DISTRIBUTION = "tron-audit-otel"
 
 _logger = logging.getLogger(__name__)
 
@@ -38,9 +28,8 @@ _logger = logging.getLogger(__name__)
 class Pipeline:
     """Takes events, never raises, never waits.
 
-    The thread starts with the application's lifespan, or with the first event, and the socket with the first batch: an
-    application server may load the application in one process and fork the workers from it. After a fork the SDK
-    starts its thread and its stream anew.
+    Its stream begins with the application's lifespan, or with the first event: an application server may load the
+    application in one process and fork the workers from it.
     """
 
     def __init__(
@@ -48,121 +37,103 @@ class Pipeline:
         config: AuditConfig,
         *,
         exporter: LogRecordExporter | None = None,
-        logger_provider: APILoggerProvider | None = None,
+        logger_provider: LoggerProvider | None = None,
+        policy: str = "",
     ) -> None:
-        """Takes the parts; by default records go by OTLP to the configured endpoint.
+        """Takes the parts; by default records go to the journal, and from there to the configured endpoint.
 
         Args:
             config: The configuration.
-            exporter: Gets the records in place of the OTLP exporter.
+            exporter: Gets the records in place of the journal.
             logger_provider: Gets the records in place of a provider of our own. It belongs to the caller: it is
                 flushed, and never shut down.
+            policy: The policy's digest, for the records of its changes.
         """
         self._config = config
-        self._make_exporter: Callable[[], LogRecordExporter] = (
-            (lambda: exporter) if exporter is not None else partial(otlp_exporter, config)
-        )
-        self._given_provider = logger_provider
-        self._provider: APILoggerProvider | None = None
-        self._logger: Logger | None = None
+        self._exporter = exporter
+        self._provider = logger_provider
+        self._policy = policy
+        self._metrics = Metrics(self.stats)
         self._starting = threading.Lock()
+        self._stream: Stream | None = None
+        self._ended = Stats()
         _pipelines.add(self)
 
-    def emit(self, event: AuditEvent) -> None:
-        """Hands an event to the SDK's queue. An error of ours is logged with the record's id, and never raised."""
-        try:
-            (self._logger or self.start()).emit(to_log_record(event))
-        except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
-            # Neither the message nor a traceback: both may carry a client's data into the operational log.
-            _logger.error("audit record %s is lost: %s", event.record_id, error_type(error))  # noqa: TRY400 - as above
-
-    def start(self) -> Logger:
-        """Starts the thread, if it does not run. The first event would do so, and wait for the resource's detectors."""
+    def start(self) -> Stream:
+        """Begins the stream, if there is none. The first event would do so, and wait for the resource's detectors."""
         with self._starting:
-            if self._logger is None:
-                self._provider = self._given_provider or self._own_provider()
-                self._logger = self._provider.get_logger(SCOPE_NAME, _version())
+            if self._stream is None:
+                self._stream = Stream(
+                    self._config,
+                    exporter=self._exporter,
+                    logger_provider=self._provider,
+                    policy=self._policy,
+                    sent=self._metrics.sent,
+                )
                 atexit.register(self.shutdown)  # for a program without a lifespan
-            return self._logger
+            return self._stream
 
-    def _own_provider(self) -> LoggerProvider:
-        config = self._config
-        attributes: dict[str, str] = dict(config.resource_attributes)
-        if config.service_name is not None:
-            attributes[SERVICE_NAME] = config.service_name
-        # One stream a process, whatever the operator says of the deployment: sequence numbers count within it.
-        attributes[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
-        provider = LoggerProvider(
-            Resource.create(attributes),
-            shutdown_on_exit=False,  # `shutdown` has a deadline, and this has not
-            # Explicit, because the environment's limits are meant for telemetry and would cut an audit record.
-            log_record_limits=LogRecordLimits(
-                max_log_record_attributes=LogRecordLimits.UNSET,
-                max_log_record_attribute_length=LogRecordLimits.UNSET,
-            ),
-        )
-        provider.add_log_record_processor(
-            BatchLogRecordProcessor(
-                SequencedExporter(self._make_exporter),
-                schedule_delay_millis=config.batch_delay_ms,
-                max_export_batch_size=min(config.batch_records_max, config.queue_records_max),
-                max_queue_size=config.queue_records_max,
-            )
-        )
-        return provider
+    def emit(self, event: AuditEvent) -> None:
+        """Hands an event on. An error of ours is logged with the record's id, and never raised."""
+        try:
+            (self._stream or self.start()).emit(event)
+        except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
+            _lost(event, error)
+
+    def commit(self, event: AuditEvent) -> Commitment | None:
+        """Hands an event on whose request waits until it is on disk; None where there is no journal."""
+        try:
+            return (self._stream or self.start()).commit(event)
+        except Exception as error:  # noqa: BLE001 - as above
+            _lost(event, error)
+            return None
+
+    def refuses(self) -> bool:
+        """Whether a request must be refused, because its record could not be written; counts it, if so."""
+        return self._stream is not None and self._stream.refuses()
+
+    def stats(self) -> Stats:
+        """Gives what became of the stream's records; after its end, of the last one's."""
+        return self._stream.stats() if self._stream is not None else self._ended
 
     def flush(self) -> bool:
-        """Exports what is queued, and waits for it within the configured deadline; tells whether that sufficed."""
-        return self._within_deadline("force_flush")
+        """Commits what is queued, and waits for it within the configured deadline; tells whether that sufficed."""
+        return self._stream is None or self._stream.flush()
 
     def shutdown(self) -> bool:
-        """Flushes, then ends the thread and the connection, all within the configured deadline.
+        """Ends the stream within the configured deadline; tells whether all its records are committed.
 
-        The next event would start them anew.
+        The next event would begin another one.
         """
         atexit.unregister(self.shutdown)
-        done = self.flush() if self._given_provider is not None else self._within_deadline("shutdown")
-        self._logger = self._provider = None
+        with self._starting:
+            stream, self._stream = self._stream, None
+        if stream is None:
+            return True
+        done = stream.shutdown()
+        self._ended = stream.stats()
         return done
 
-    def _within_deadline(self, method: str) -> bool:
-        call = getattr(self._provider, method, None)
-        if call is None:
-            return True
-        # The SDK keeps no deadline of its own here: its flush waits as long as the exporter does.
-        worker = threading.Thread(target=call, name=f"tron-audit-{method}", daemon=True)
-        try:
-            worker.start()
-        except (
-            RuntimeError
-        ):  # Python 3.12.0 and 3.12.1 start no thread at exit; the exporter's own time-out bounds this
-            call()
-            return True
-        worker.join(self._config.shutdown_seconds_max)
-        if worker.is_alive():
-            _logger.warning(
-                "audit records may be lost: %s took longer than AUDIT_LOG_SHUTDOWN_SECONDS_MAX (%g s)",
-                method,
-                self._config.shutdown_seconds_max,
-            )
-        return not worker.is_alive()
+    def forked(self) -> None:
+        """Begins anew in a forked process: what its parent had queued stays the parent's."""
+        # Another thread of the parent may have held the lock; nobody would ever release it here.
+        self._starting = threading.Lock()
+        self._stream = None
+        self._ended = Stats()
+
+
+def _lost(event: AuditEvent, error: Exception) -> None:
+    # Neither the message nor a traceback: both may carry a client's data into the operational log.
+    _logger.error("audit record %s is lost: %s", event.record_id, error_type(error))
 
 
 _pipelines: WeakSet[Pipeline] = WeakSet()
 
 
-def _renew_locks() -> None:
-    """Another thread of the parent may have held one at the fork; nobody would ever release it in the child."""
-    for pipeline in _pipelines:
-        pipeline._starting = threading.Lock()  # noqa: SLF001 - the class's own business, for all its objects
+def _forked() -> None:
+    for pipeline in list(_pipelines):
+        pipeline.forked()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)
-
-
-def _version() -> str:
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:  # vendored, or frozen into one file
-        return ""
+    os.register_at_fork(after_in_child=_forked)

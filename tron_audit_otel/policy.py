@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -254,6 +255,8 @@ class Policy:
     def __init__(self, rules: Sequence[Rule] = DEFAULT_RULES) -> None:
         """Takes the rules in their order."""
         self.rules = (*rules, EVERYTHING)
+        self.digest = sha256(PolicyFile(rules=self.rules).model_dump_json().encode()).hexdigest()
+        """Of all rules, the default ones included."""
         self._candidates = lru_cache(_ROUTES_CACHED_MAX)(self._find_candidates)
 
     def _find_candidates(self, method: str, route: str | None) -> tuple[Rule, ...]:
@@ -263,6 +266,19 @@ class Policy:
         """Gives the first rule that matches."""
         candidates = self._candidates(request.method, request.route)
         return next(rule for rule in candidates if rule.match.matches(request))
+
+    def excludes(self, request: Facts) -> bool:
+        """Whether a request that is not routed yet will have no record, whatever becomes of it."""
+        for rule in self.rules:
+            match = rule.match
+            known = match.model_copy(update={"route": None, "status": None, "actor_type": None})
+            if not (known.may_match(request.method, None) and known.matches(request)):
+                continue
+            if rule.level != "none":
+                return False
+            if match.route is None and match.status is None and match.actor_type is None:
+                return True
+        return False
 
     def may_read_body(self, method: str, route: str | None) -> bool:
         """Whether a rule might look for a command in this request's body; without a route: on any route."""

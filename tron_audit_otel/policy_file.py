@@ -62,8 +62,6 @@ def _check(policy: PolicyFile, tree: object, source: str) -> None:
         if rule.name in names:
             raise ConfigError(f"{where}: the name is taken by an earlier rule")
         names.add(rule.name)
-        if rule.commit == "response":
-            raise ConfigError(f"{where}: commit: response needs the journal, which this version does not have yet")
         if rule.resource and rule.match.route and not any("*" in route for route in rule.match.route):
             known = {name for route in rule.match.route for name in PLACEHOLDER.findall(route)} | {"actor"}
             if unknown := set(PLACEHOLDER.findall(rule.resource)) - known:

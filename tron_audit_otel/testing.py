@@ -77,7 +77,7 @@ def capture(app: FastAPI, config: AuditConfig | None = None) -> Iterator[Capture
         raise RuntimeError("the application is instrumented already: run its tests without AUDIT_LOG_ENABLED")
     exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call] # the SDK has no annotation here
     provider = LoggerProvider(Resource.create(), shutdown_on_exit=False)
-    provider.add_log_record_processor(SimpleLogRecordProcessor(SequencedExporter(lambda: exporter)))
+    provider.add_log_record_processor(SimpleLogRecordProcessor(SequencedExporter(exporter)))
     instrument(app, logger_provider=provider, config=config or AuditConfig(enabled=True))
     try:
         yield Captured(exporter)

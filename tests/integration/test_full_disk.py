@@ -1,0 +1,213 @@
+"""A disk that is full in the middle of a run, then free again: answers never fail or never lie, and the sums agree."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.integration.gateway import Gateway
+from tests.integration.load import Archive, Load, audited, ran, some, stats, until, waiting
+from tests.integration.test_processes import UVICORN, Api
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MIB = 2**20
+DISK_BYTES = 4 * MIB
+
+
+class Disk(Protocol):
+    """A disk of the API's that can be filled."""
+
+    def __init__(self, directory: Path) -> None: ...
+
+    command: list[str | Path]
+
+    def journal(self, api: Api) -> Path:
+        """The journal, as we see it."""
+
+    def full(self, api: Api) -> None: ...
+
+    def free(self, api: Api) -> None: ...
+
+
+@dataclass
+class Limited:
+    """No file of the process may grow past a size: a write is cut short there, and the next one fails (EFBIG).
+
+    Needs no root, and is the kernel's own refusal; that it is no full disk shows in the error number only.
+    """
+
+    directory: Path
+    command = UVICORN
+
+    def journal(self, api: Api) -> Path:  # noqa: ARG002 - the interface's
+        return self.directory / "journal"
+
+    def full(self, api: Api) -> None:
+        """A little above what the largest segment has by now: the next batch is torn."""
+        sizes = [file.stat().st_size for file in self.journal(api).rglob("*") if file.is_file()]
+        self._limit(api, max(sizes) + 100)
+        time.sleep(0.2)
+        self._limit(api, 0)  # and now no file takes anything, a new one neither
+
+    def free(self, api: Api) -> None:
+        self._limit(api, resource.RLIM_INFINITY)
+
+    def _limit(self, api: Api, size: int) -> None:
+        _, hard = resource.prlimit(api.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(api.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+@dataclass
+class Small:
+    """A file system of a few MiB in memory, in a mount namespace of the API's own: a real ENOSPC."""
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        mount = f"mount -t tmpfs -o size={DISK_BYTES} tmpfs '{self.directory / 'journal'}' && exec \"$@\""
+        self.command = ["/usr/bin/unshare", "-Urm", "/bin/sh", "-c", mount, "sh", *UVICORN]
+        (self.directory / "journal").mkdir()
+
+    def journal(self, api: Api) -> Path:
+        # The mount can be seen through the process alone.
+        return Path(f"/proc/{api.pid}/root{self.directory / 'journal'}")
+
+    def full(self, api: Api) -> None:
+        with (self.journal(api) / "filler").open("wb", buffering=0) as filler:
+            try:
+                while filler.write(bytes(4096)):
+                    pass
+            except OSError:
+                return
+
+    def free(self, api: Api) -> None:
+        (self.journal(api) / "filler").unlink()
+
+
+KINDS = [pytest.param(Limited, id="limit"), pytest.param(Small, id="small disk", marks=pytest.mark.soak)]
+REQUESTS = 2_000
+RATE = 1_000
+
+
+@contextmanager
+def run(otelcol: Path, directory: Path, kind: type[Disk], **settings: str) -> Iterator[Run]:
+    """Requests all the while, the disk is full for the second third of them; everything that waited has been sent."""
+    if kind is Small and (refused := namespace_refused()):
+        pytest.skip(f"this system allows no mount namespace: {refused}")
+    disk = kind(directory)
+    with Gateway(otelcol, directory, {}) as gateway:
+        environ = audited(gateway.url, directory, AUDIT_LOG_COMMIT_SECONDS_MAX="1", **settings)
+        with Api(disk.command, environ) as api:
+            with Load(api.url, range(REQUESTS), rate=RATE) as load:
+                load.wait_for(REQUESTS // 3)
+                disk.full(api)
+                until(lambda: stats(api.url)["blocked"], lambda: f"the disk is not full: {stats(api.url)}")
+                load.wait_for(REQUESTS * 2 // 3)
+                disk.free(api)
+            made = Run(load, Archive(gateway.data), api)
+            until(made.is_settled, lambda: f"records wait: {stats(api.url)}; {waiting(disk.journal(api))} on disk")
+            yield made
+
+
+@dataclass
+class Run:
+    load: Load
+    archive: Archive
+    api: Api
+
+    def is_settled(self) -> bool:
+        """Nothing waits, and every loss was announced."""
+        own = stats(self.api.url)
+        announced = self.announced()
+        return not (
+            own["pending"]
+            or own["blocked"]
+            or any(announced.get(reason, 0) != records for reason, records in own["dropped"].items())
+            or announced.get("request_refused", 0) != own["rejected"]
+        )
+
+    def announced(self) -> dict[str, int]:
+        """What the system records say was lost or refused, by reason."""
+        sums: dict[str, int] = defaultdict(int)
+        for record in self.archive.system():
+            if record.attributes["audit.action"] == "LOSS":
+                sums[record.attributes["audit.system.reason"]] += record.attributes["audit.system.records"]
+        return dict(sums)
+
+    def check_sums(self) -> None:
+        """The ledger is what the archive and the clients say."""
+        own = stats(self.api.url)
+        there = len(self.archive.ids())
+        assert own["delivered"] == there, f"{there} records are in the archive; {own}"
+        of_requests = own["emitted"] - len(self.archive.system())
+        assert of_requests == len(ran(self.api.url)), f"{len(ran(self.api.url))} handlers ran; {own}"
+        assert self.archive.problems() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("commit", ["batch", pytest.param("response", marks=pytest.mark.soak)])
+def test_with_drop_no_answer_fails_and_each_loss_is_counted(
+    otelcol: Path, tmp_path: Path, kind: type[Disk], commit: str
+) -> None:
+    # A short queue, that it overflows while the disk is full.
+    settings = {"AUDIT_LOG_COMMIT": commit, "AUDIT_LOG_ON_FULL": "drop", "AUDIT_LOG_QUEUE_RECORDS_MAX": "200"}
+    with run(otelcol, tmp_path, kind, **settings) as made:
+        assert made.load.statuses() == {200: REQUESTS}
+        assert not made.load.broken
+        lost = made.load.answered() - made.archive.items()
+        assert lost, "the disk was never full"
+        dropped = stats(made.api.url)["dropped"]
+        assert sum(dropped.values()) == len(lost), f"lost: {some(lost)}; counted: {dropped}"
+        made.check_sums()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_reject_and_response_no_answer_lies(otelcol: Path, tmp_path: Path, kind: type[Disk]) -> None:
+    with run(otelcol, tmp_path, kind, AUDIT_LOG_COMMIT="response", AUDIT_LOG_ON_FULL="reject") as made:
+        check_refusals(made)
+        lies = made.load.answered() - made.archive.items()
+        assert not lies, f"answered with 200, and not on record: {some(lies)}"
+        made.check_sums()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_reject_and_batch_the_ledger_names_what_was_answered_before_the_disk_was_known_to_be_full(
+    otelcol: Path, tmp_path: Path, kind: type[Disk]
+) -> None:
+    with run(otelcol, tmp_path, kind, AUDIT_LOG_ON_FULL="reject") as made:
+        check_refusals(made)
+        lost = made.load.answered() - made.archive.items()
+        dropped = stats(made.api.url)["dropped"]
+        assert sum(dropped.values()) == len(lost), f"lost: {some(lost)}; counted: {dropped}"
+        made.check_sums()
+
+
+def check_refusals(made: Run) -> None:
+    """Requests were refused, their handlers did not run, the ledger has their number, and later ones were served."""
+    assert set(made.load.statuses()) == {200, 503}
+    assert not made.load.broken
+    refused = made.load.answered(503) - ran(made.api.url)
+    assert refused, "the disk was never full"
+    assert not refused & made.archive.items(), f"refused, and on record: {some(refused & made.archive.items())}"
+    assert stats(made.api.url)["rejected"] == len(refused)
+    assert REQUESTS - 1 in made.load.answered(), "the disk is free again, and requests are refused"
+
+
+def namespace_refused() -> str:
+    """Why this system lets nobody mount in a namespace of his own; empty where it does."""
+    try:
+        tried = subprocess.run(["/usr/bin/unshare", "-Urm", "true"], capture_output=True, text=True, check=False)
+    except FileNotFoundError as missing:
+        return str(missing)
+    return tried.stderr.strip()

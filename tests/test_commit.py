@@ -1,0 +1,390 @@
+"""Under `commit: response` no client has a whole answer before its record is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+from fastapi import FastAPI, Request, WebSocket
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from tests.asgi import Peer, drive, http_scope, websocket_scope
+from tron_audit_otel.commitment import Commitment, Commitments
+from tron_audit_otel.errors import JournalError
+from tron_audit_otel.exchange import Audit
+from tron_audit_otel.middleware import AuditMiddleware, reporting
+from tron_audit_otel.policy import DEFAULT_RULES, Match, Policy, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import Message
+
+    from tron_audit_otel.event import AuditEvent
+
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Disk:
+    """Commits from a thread of its own, or never: a fake journal, since no real one fails on demand."""
+
+    def __init__(self, *, kept: bool | None = True) -> None:
+        self.kept = kept
+        self.committed: list[AuditEvent] = []
+        self.emitted: list[AuditEvent] = []
+        self.commitments = Commitments()
+        self.full = False
+
+    def commit(self, event: AuditEvent) -> Commitment:
+        commitment = self.commitments.promise(event.record_id)
+        if self.kept is not None:
+            threading.Timer(0.02, self._settle, [event]).start()
+        return commitment
+
+    def _settle(self, event: AuditEvent) -> None:
+        if self.kept:
+            self.committed.append(event)
+        self.commitments.settle([event.record_id], kept=bool(self.kept))
+
+    def audit(self, *rules: Rule, **settings: Any) -> Audit:
+        given = {"commits_all": True, "commit_seconds_max": 5.0, **settings}
+        return Audit(Policy((*rules, *DEFAULT_RULES)), self.emitted.append, commit=self.commit, **given)
+
+
+class Client(Peer):
+    """Notes with each message how many records were on disk when the server got it."""
+
+    def __init__(self, disk: Disk, messages: Any = ({"type": "http.request"},)) -> None:
+        super().__init__(messages)
+        self.disk = disk
+        self.seen: list[tuple[str, int]] = []
+
+    async def send(self, message: Message) -> None:
+        self.seen.append((message["type"].removeprefix("http.response."), len(self.disk.committed)))
+        await super().send(message)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+def make_app() -> FastAPI:
+    app = FastAPI()
+
+    @app.api_route("/plain", methods=["GET", "HEAD"])
+    async def plain() -> dict[str, str]:
+        return {"a": "b"}
+
+    @app.delete("/nothing", status_code=204)
+    async def nothing() -> None: ...
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"one"
+            yield b"two"
+
+        return StreamingResponse(chunks())
+
+    @app.get("/fails")
+    async def fails() -> None:
+        raise ValueError("s3cret")
+
+    @app.get("/health")
+    async def health() -> str:
+        return "well"
+
+    @app.websocket("/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    return app
+
+
+async def serve(disk: Disk, audit: Audit, path: str, method: str = "GET", app: Any = None) -> Client:
+    client = Client(disk)
+    middleware = AuditMiddleware(app or make_app(), audit, lambda: None, lambda: None)
+    await drive(middleware, http_scope(method, path), client)
+    return client
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/plain", 200), ("HEAD", "/plain", 200)])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "in BaseHTTPMiddleware"])
+async def test_nothing_of_an_answer_of_known_length_goes_out_before_its_record_is_on_disk(
+    method: str, path: str, status: int, wrapped: bool
+) -> None:
+    disk, app = Disk(), make_app()
+    if wrapped:
+        app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+    client = await serve(disk, disk.audit(), path, method, app)
+    assert client.status == status
+    assert {records for _, records in client.seen} == {1}
+
+
+async def test_an_answer_without_a_body_waits_with_its_headers() -> None:
+    disk = Disk()
+    client = await serve(disk, disk.audit(), "/nothing", "DELETE")
+    assert client.status == 204
+    assert client.seen == [("start", 1), ("body", 1)]
+
+
+async def test_a_stream_flows_and_only_its_end_waits() -> None:
+    disk = Disk()
+    client = await serve(disk, disk.audit(), "/stream")
+    assert client.seen == [("start", 0), ("body", 0), ("body", 0), ("body", 1)]
+    assert client.body == b"onetwo"
+
+
+@pytest.mark.parametrize("kept", [False, None], ids=["refused by the disk", "in time"])
+async def test_an_answer_whose_record_is_not_on_disk_is_withdrawn(kept: bool | None) -> None:
+    disk = Disk(kept=kept)
+    client = await serve(disk, disk.audit(commit_seconds_max=0.05), "/plain")
+    assert client.status == 503
+    assert (b"retry-after", b"1") in client.sent[0]["headers"]
+    assert b'"a"' not in client.body
+    assert len(client.sent) == 2
+
+
+async def test_a_stream_whose_record_is_not_on_disk_never_ends_well() -> None:
+    disk = Disk(kept=False)
+    client = Client(disk)
+    error = await drive(AuditMiddleware(make_app(), disk.audit(), int, int), http_scope("GET", "/stream"), client)
+    assert isinstance(error, JournalError)
+    assert all(message.get("more_body", True) for message in client.sent)
+
+
+async def test_who_prefers_answers_to_records_gets_them() -> None:
+    disk = Disk(kept=False)
+    client = await serve(disk, disk.audit(fails_open=True), "/plain")
+    assert client.status == 200
+
+
+async def test_an_unhandled_exception_waits_for_its_record() -> None:
+    disk = Disk()
+    app = make_app()
+    app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+    stack = app.build_middleware_stack()
+    stack.app = AuditMiddleware(stack.app, disk.audit(), int, int)  # type: ignore[attr-defined] # the error layer's
+    client = Client(disk)
+    error = await drive(stack, http_scope("GET", "/fails", app=app), client)
+    assert isinstance(error, ValueError)
+    assert client.status == 500
+    assert client.seen == [("start", 1), ("body", 1)]
+
+
+@pytest.mark.parametrize(("kept", "status"), [(True, 418), (False, 503)])
+async def test_the_applications_own_answer_to_an_exception_waits_too(kept: bool, status: int) -> None:
+    disk, app = Disk(kept=kept), make_app()
+
+    async def teapot(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("teapot", 418)
+
+    app.add_exception_handler(Exception, reporting(teapot))
+    stack = app.build_middleware_stack()
+    stack.app = AuditMiddleware(stack.app, disk.audit(has_error_handler=True), int, int)  # type: ignore[attr-defined] # as above
+    client = Client(disk)
+    await drive(stack, http_scope("GET", "/fails", app=app), client)
+    assert client.status == status
+    assert {records for _, records in client.seen} == {int(kept)}
+
+
+async def test_an_exception_whose_record_is_not_on_disk_is_answered_with_503_and_still_raised() -> None:
+    disk = Disk(kept=False)
+    stack = make_app().build_middleware_stack()
+    stack.app = AuditMiddleware(stack.app, disk.audit(), int, int)  # type: ignore[attr-defined] # as above
+    client = Client(disk)
+    error = await drive(stack, http_scope("GET", "/fails", app=make_app()), client)
+    assert isinstance(error, ValueError)
+    assert client.status == 503
+
+
+async def test_a_held_start_whose_handler_then_fails_is_no_success() -> None:
+    disk = Disk()
+
+    async def breaks(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+        raise ValueError
+
+    client = await serve(disk, disk.audit(), "/", app=breaks)
+    assert client.sent == []
+    [event] = disk.committed
+    assert event.request is not None
+    assert event.request.status == 500
+
+
+async def test_a_held_start_without_a_body_goes_out_in_the_end() -> None:
+    disk = Disk()
+
+    async def stops(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+
+    client = await serve(disk, disk.audit(), "/", app=stops)
+    assert client.seen == [("start", 1)]
+
+
+async def test_the_length_counts_whatever_the_application_still_sends() -> None:
+    disk = Disk()
+
+    async def long_winded(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    client = await serve(disk, disk.audit(), "/", app=long_winded)
+    assert client.seen == [("start", 0), ("body", 0), ("body", 1), ("body", 1)]
+    assert len(disk.committed) == 1
+
+
+async def test_only_the_rule_that_asks_for_it_makes_its_answers_wait() -> None:
+    disk = Disk()
+    rule = Rule(name="strict", match=Match(method=("DELETE",)), commit="response")
+    strict = await serve(disk, disk.audit(rule, commits_all=False), "/nothing", "DELETE")
+    assert strict.seen == [("start", 1), ("body", 1)]
+    await serve(disk, disk.audit(rule, commits_all=False), "/plain")
+    assert len(disk.committed) == len(disk.emitted) == 1
+
+
+async def test_what_has_no_record_does_not_wait() -> None:
+    disk = Disk(kept=None)
+    client = await serve(disk, disk.audit(), "/health")
+    assert client.status == 200
+
+
+async def test_a_client_that_leaves_while_its_answer_waits_leaves_nothing_behind() -> None:
+    disk = Disk(kept=None)
+    task = asyncio.create_task(serve(disk, disk.audit(), "/plain"))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait([task])
+    assert disk.commitments._open
+    disk.commitments.settle(list(disk.commitments._open), kept=True)
+    assert not disk.commitments._open
+
+
+async def test_a_websocket_closes_after_its_record_is_on_disk() -> None:
+    disk = Disk()
+    client = Client(disk, [{"type": "websocket.connect"}])
+    await drive(AuditMiddleware(make_app(), disk.audit(), int, int), websocket_scope("/socket"), client)
+    assert client.seen == [("websocket.accept", 0), ("websocket.close", 1)]
+
+
+async def test_a_websocket_whose_record_is_not_on_disk_is_cut() -> None:
+    disk = Disk(kept=False)
+    client = Client(disk, [{"type": "websocket.connect"}])
+    error = await drive(AuditMiddleware(make_app(), disk.audit(), int, int), websocket_scope("/socket"), client)
+    assert isinstance(error, JournalError)
+    assert [kind for kind, _ in client.seen] == ["websocket.accept"]
+
+
+def refusing(disk: Disk) -> Audit:
+    return disk.audit(refuses=lambda: True)
+
+
+async def test_a_request_whose_record_could_not_be_written_does_not_reach_its_handler() -> None:
+    disk, called = Disk(), []
+
+    async def handler(scope: Any, receive: Any, send: Any) -> None:
+        called.append(scope)
+
+    client = await serve(disk, refusing(disk), "/plain", app=handler)
+    assert client.status == 503
+    assert not called
+    assert not disk.committed
+    assert not disk.emitted
+
+
+async def test_a_request_that_has_no_record_is_never_refused() -> None:
+    disk = Disk()
+    assert (await serve(disk, refusing(disk), "/health")).status == 200
+
+
+async def test_a_websocket_is_refused_before_its_handshake() -> None:
+    disk = Disk()
+    client = Client(disk, [{"type": "websocket.connect"}])
+    await drive(AuditMiddleware(make_app(), refusing(disk), int, int), websocket_scope("/socket"), client)
+    assert client.sent == [{"type": "websocket.close", "code": 1013}]
+
+
+@pytest.mark.parametrize(
+    ("rules", "excluded"),
+    [
+        pytest.param([Rule(name="a", match=Match(path=("/plain",)), level="none")], True, id="by its path"),
+        pytest.param([Rule(name="a", match=Match(route=("/plain",)), level="none")], False, id="by its route"),
+        pytest.param([Rule(name="a", match=Match(path=("/plain",), status=("404",)), level="none")], False, id="status"),
+        pytest.param(
+            [
+                Rule(name="a", match=Match(status=("500",))),
+                Rule(name="b", match=Match(path=("/plain",)), level="none"),
+            ],
+            False,
+            id="an earlier rule may record it",
+        ),
+        pytest.param(
+            [
+                Rule(name="a", match=Match(status=("500",)), level="none"),
+                Rule(name="b", match=Match(path=("/plain",)), level="none"),
+            ],
+            True,
+            id="either rule excludes it",
+        ),
+        pytest.param([Rule(name="a", match=Match(method=("POST",), path=("/plain",)), level="none")], False, id="method"),
+    ],
+)
+async def test_what_is_surely_excluded(rules: list[Rule], excluded: bool) -> None:
+    disk = Disk()
+    client = await serve(disk, disk.audit(*rules, refuses=lambda: True), "/plain")
+    assert (client.status == 200) is excluded
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_commitment_wakes_its_task_on_either_event_loop(backend: str) -> None:
+    async def wait() -> bool:
+        commitments = Commitments()
+        commitment = commitments.promise("1")
+        threading.Timer(0.01, commitments.settle, [["0", "1"]], {"kept": True}).start()
+        return await commitment.wait(5)
+
+    assert anyio.run(wait, backend=backend)
+
+
+def test_a_loop_that_is_closed_is_no_error() -> None:
+    commitments = Commitments()
+
+    async def promise() -> None:
+        commitments.promise("1")
+
+    anyio.run(promise)
+    commitments.settle(["1"], kept=True)
+    commitments.settle(["1"], kept=True)
+
+
+async def test_a_json_response_with_background_work_is_held_as_any_other() -> None:
+    disk = Disk()
+    app = FastAPI()
+
+    @app.get("/")
+    async def root() -> JSONResponse:
+        return JSONResponse({}, headers={"X-A": "b"})
+
+    client = await serve(disk, disk.audit(), "/", app=app)
+    assert client.seen == [("start", 1), ("body", 1)]

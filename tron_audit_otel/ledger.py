@@ -1,0 +1,115 @@
+"""What became of each record: ``emitted = delivered + pending + dead_lettered + dropped``, at every moment.
+
+A record is emitted; it waits in memory until it is committed to the journal; from there it is delivered, set aside as
+a dead letter, or found damaged. What is not committed is dropped for a reason. Every step is counted once, under one
+lock that is held for nothing else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A ledger at one moment, in records."""
+
+    emitted: int = 0
+    delivered: int = 0
+    """The Collector said that it has them."""
+    dead_lettered: int = 0
+    """The Collector will never take them; they lie in ``dead-letter/``."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Lost, by reason."""
+    pending: int = 0
+    """On their way: in memory or in the journal."""
+    queued: int = 0
+    """Of these, those that wait in memory for the journal."""
+    rejected: int = 0
+    """Requests that were answered with 503, because their records could not have been written. They are no records."""
+
+    def __add__(self, other: Counts) -> Counts:
+        """Adds two streams up."""
+        return Counts(
+            emitted=self.emitted + other.emitted,
+            delivered=self.delivered + other.delivered,
+            dead_lettered=self.dead_lettered + other.dead_lettered,
+            dropped=dict(Counter(self.dropped) + Counter(other.dropped)),
+            pending=self.pending + other.pending,
+            queued=self.queued + other.queued,
+            rejected=self.rejected + other.rejected,
+        )
+
+
+class Ledger:
+    """Counts one stream's records; safe for threads."""
+
+    def __init__(self) -> None:
+        """Begins with nothing."""
+        self._lock = threading.Lock()
+        self._emitted = self._committed = 0
+        self._delivered = 0
+        self._dead_lettered = 0
+        self._dropped: Counter[str] = Counter()
+        self._dropped_queued = 0
+        self._rejected = 0
+
+    def admit(self, queued_max: int) -> bool:
+        """Counts a record as emitted; tells whether it may join those that wait in memory."""
+        with self._lock:
+            self._emitted += 1
+            return self.queued <= queued_max
+
+    def adopt(self, records: int) -> None:
+        """They were found in the journal of a process that is gone."""
+        with self._lock:
+            self._emitted += records
+            self._committed += records
+
+    def commit(self, records: int) -> None:
+        """They are in the journal."""
+        with self._lock:
+            self._committed += records
+
+    def deliver(self, records: int) -> None:
+        """The Collector has them."""
+        with self._lock:
+            self._delivered += records
+
+    def dead_letter(self, records: int) -> None:
+        """They are set aside."""
+        with self._lock:
+            self._dead_lettered += records
+
+    def drop(self, records: int, reason: str, *, committed: bool = False) -> None:
+        """They are lost, from memory or, when ``committed``, from the journal."""
+        with self._lock:
+            self._dropped[reason] += records
+            if not committed:
+                self._dropped_queued += records
+
+    def reject(self) -> None:
+        """A request was refused for want of a place for its record."""
+        with self._lock:
+            self._rejected += 1
+
+    @property
+    def queued(self) -> int:
+        """Records that wait in memory."""
+        return self._emitted - self._committed - self._dropped_queued
+
+    def counts(self) -> Counts:
+        """Gives all counts as they are at one moment."""
+        with self._lock:
+            lost = self._dropped.total()
+            return Counts(
+                emitted=self._emitted,
+                delivered=self._delivered,
+                dead_lettered=self._dead_lettered,
+                dropped=dict(self._dropped),
+                pending=self._emitted - self._delivered - self._dead_lettered - lost,
+                queued=self.queued,
+                rejected=self._rejected,
+            )

@@ -1,0 +1,501 @@
+"""The thread that takes what the journals hold to the receiver, for as long as it takes.
+
+A chunk of a journal is acknowledged once the receiver has it, or once what the receiver will never take of it is set
+aside; only then is it counted. A kill in between repeats records, and never loses one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from tron_audit_otel.batch import Delivery
+from tron_audit_otel.errors import JournalError
+from tron_audit_otel.event import error_type
+from tron_audit_otel.transport import Answer, Fate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tron_audit_otel.batch import Refusal
+    from tron_audit_otel.dead_letter import DeadLetters
+    from tron_audit_otel.journal import Chunk, Journal
+    from tron_audit_otel.ledger import Ledger
+    from tron_audit_otel.transport import Transport
+
+RETRY_SECONDS_MIN = 0.1
+RETRY_AFTER_SECONDS_MAX = 3600.0
+TICK_SECONDS = 1.0
+DRAIN_POLL_SECONDS = 0.05
+CUT_SECONDS = 0.5
+"""What is left of the time to stop in when a request under way is cut off."""
+LOG_SECONDS_MIN = 60.0
+"""Between two lines of one kind: a receiver that comes and goes must not fill the operational log."""
+LOGGED_IDS_MAX = 10
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipping:
+    """What the shipper is at."""
+
+    state: Literal["idle", "shipping", "retrying", "parked"] = "idle"
+    """``parked``: nothing will be taken until an operator mends something."""
+    reason: str | None = None
+    since_epoch_s: float = field(default_factory=time.time)
+
+
+class Shipper:
+    """Ships any number of journals, one chunk of each in turn, in a thread that nothing ends but ``stop``.
+
+    It is of no use in a forked child, which makes one of its own.
+    """
+
+    def __init__(  # noqa: PLR0913 - all by name, and given in one place
+        self,
+        *,
+        make_transport: Callable[[], Transport],
+        dead_letters: DeadLetters | None,
+        request_bytes_max: int,
+        retry_seconds_max: float,
+        tick: Callable[[], None],
+        on_sent: Callable[[float, Fate], None],
+    ) -> None:
+        """Takes the parts.
+
+        Args:
+            make_transport: Called in the thread, once each time that it starts.
+            dead_letters: Takes what the receiver will never take; without it that is lost, and logged.
+            request_bytes_max: Size of a request, unless it holds a single record.
+            retry_seconds_max: The longest wait between two attempts, unless the receiver asks for a longer one.
+            tick: Called about once a second.
+            on_sent: Told of each request how many seconds it took, and what became of it.
+        """
+        self._log = _Log()
+        self._receiver = _Receiver(make_transport, on_sent, _Backoff(retry_seconds_max), self._log)
+        self._dead_letters = dead_letters
+        self._request_bytes_max = request_bytes_max
+        self._retry_seconds_max = retry_seconds_max
+        self._tick = tick
+        self._ticked_s = -TICK_SECONDS
+        self._set_aside_unsaid = 0
+        self._status = Shipping()
+        self._streams: deque[_Stream] = deque()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._start_failed = False
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._progress = threading.Condition()
+
+    def add(self, journal: Journal, ledger: Ledger, *, done: Callable[[], None] | None = None) -> None:
+        """Ships this journal, too. With ``done`` it is an adopted one: closed and forgotten as soon as it is empty."""
+        with self._lock:
+            self._streams.append(_Stream(journal, ledger, done, _Backoff(self._retry_seconds_max)))
+        self._wake.set()
+
+    def start(self) -> None:
+        """Starts the thread, if it does not run. What a process that can start none has written stays for the next."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive() and not self._stop.is_set():
+                return
+            stop = threading.Event()
+            # A thread that was asked to end may still wait for an answer: the new one waits for its end.
+            thread = threading.Thread(
+                target=self._run, args=(stop, self._thread), name="tron-audit-shipper", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._log.say("start", logging.ERROR, "audit records wait: %s", error)
+                self._start_failed = True
+                return
+            self._stop, self._thread, self._start_failed = stop, thread, False
+
+    def wake(self) -> None:
+        """Says that a journal may have something new. Cheap, and never missed."""
+        self._wake.set()
+        if self._start_failed:
+            self.start()
+
+    def stop(self) -> None:
+        """Asks the thread to end: at once, or when the request that is under way is answered. Does not wait."""
+        with self._lock:
+            self._stop.set()
+            self._wake.set()
+
+    def join(self, seconds: float) -> bool:
+        """Waits for the end of the thread; tells whether it has ended, so that the journals may be closed.
+
+        Shortly before the time is over, it cuts off a request that still waits for its answer.
+        """
+        with self._lock:
+            thread = self._thread
+        if thread is None:
+            return True
+        last_s = min(CUT_SECONDS, seconds / 2)
+        thread.join(seconds - last_s)
+        if thread.is_alive() and self._stop.is_set():
+            self._receiver.cut()
+        thread.join(last_s)
+        return not thread.is_alive()
+
+    def drain(self, seconds: float) -> bool:
+        """Waits until all journals are empty, and tells whether they are; gives up when the last attempt failed."""
+        deadline_s = time.monotonic() + seconds
+        self._wake.set()
+        while left := [stream for stream in self._all() if stream.has_more]:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or self._is_stuck(left):
+                return False
+            with self._progress:
+                self._progress.wait(min(left_s, DRAIN_POLL_SECONDS))
+        return True
+
+    @property
+    def status(self) -> Shipping:
+        """What the shipper is at."""
+        return self._status
+
+    def _is_stuck(self, left: list[_Stream]) -> bool:
+        with self._lock:
+            runs = self._thread is not None and self._thread.is_alive() and not self._stop.is_set()
+        return not runs or self._receiver.outage is not None or all(stream.trouble for stream in left)
+
+    def _all(self) -> tuple[_Stream, ...]:
+        with self._lock:
+            return tuple(self._streams)
+
+    def _run(self, stop: threading.Event, previous: threading.Thread | None) -> None:
+        if previous is not None:
+            previous.join()
+        backoff = _Backoff(self._retry_seconds_max)
+        while True:
+            self._wake.clear()  # before the look at everything that it may stand for
+            if stop.is_set():
+                break
+            try:
+                self._round(stop)
+                backoff.reset()
+            except BaseException as error:  # noqa: BLE001 - nothing ends this thread
+                self._log.say("thread", logging.ERROR, "shipping of audit records goes on after %s", error_type(error))
+                stop.wait(backoff.next_s())
+            with self._progress:
+                self._progress.notify_all()
+        self._receiver.close()
+
+    def _round(self, stop: threading.Event) -> None:
+        """Ships a chunk of each journal; waits if there is none, or if the receiver is to be left alone."""
+        self._keep_house()
+        if self._receiver.pause_s > 0:
+            stop.wait(min(self._receiver.pause_s, TICK_SECONDS))
+            return
+        busy = False
+        for _ in range(len(self._streams)):
+            stream = self._streams[0]
+            if stream.due_s <= time.monotonic():
+                busy |= self._served(stream, stop)
+                if stop.is_set() or self._receiver.pause_s > 0:
+                    break  # this one is next again, so that there is one chunk in memory, not one of each journal
+            with self._lock:
+                self._streams.popleft()
+                if not stream.is_forgotten:
+                    self._streams.append(stream)
+        self._show(busy=busy)
+        if not busy:
+            due_s = min((stream.due_s for stream in self._all() if stream.trouble), default=float("inf"))
+            self._wake.wait(max(0.0, min(due_s - time.monotonic(), TICK_SECONDS)))
+
+    def _served(self, stream: _Stream, stop: threading.Event) -> bool:
+        """Ships a stream's next chunk; tells whether there was one. Its own troubles hold up no other stream."""
+        try:
+            if stream.shipment is None:
+                chunk = stream.journal.read(self._request_bytes_max)
+                if chunk is None:
+                    self._rest(stream)
+                    return False
+                stream.shipment = _Shipment(chunk, Delivery(chunk.frames, self._request_bytes_max))
+            shipment = stream.shipment
+            self._ship(stream, shipment, stop)
+        except BaseException as error:  # noqa: BLE001 - nothing ends this thread
+            stream.due_s = time.monotonic() + stream.backoff.next_s()
+            stream.trouble = str(error) if isinstance(error, JournalError) else error_type(error)
+            self._log.say(
+                f"journal {stream.journal.name}",
+                logging.ERROR,
+                "audit records of journal %s wait: %s",
+                stream.journal.name,
+                stream.trouble,
+            )
+            return False
+        return bool(shipment.chunk.frames or shipment.chunk.damaged)
+
+    def _rest(self, stream: _Stream) -> None:
+        """There is nothing in it; an adopted one will never have anything again."""
+        stream.calm()
+        if stream.done is None:
+            return
+        for step in (stream.journal.close, stream.done):
+            try:
+                step()
+            except BaseException as error:  # noqa: BLE001 - it is empty, so that nothing hangs on this
+                name = stream.journal.name
+                self._log.say("done", logging.ERROR, "the empty journal %s: %s", name, error_type(error))
+        stream.is_forgotten = True
+
+    def _ship(self, stream: _Stream, shipment: _Shipment, stop: threading.Event) -> None:
+        """Goes on with a shipment, to its end or to the next failure."""
+        try:
+            self._send(stream, shipment.delivery, stop)
+        except BaseException:
+            stream.shipment = None  # what is known of it may be wrong: from its beginning, then
+            raise
+        if stream.shipment is None or shipment.delivery.request() is not None:
+            return
+        while shipment.refusals_kept < len(shipment.delivery.refusals):
+            if stop.is_set():
+                return
+            self._keep(shipment.delivery.refusals[shipment.refusals_kept])
+            shipment.refusals_kept += 1
+            self._keep_house()
+        stream.journal.acknowledge(shipment.chunk)
+        stream.calm()
+        try:
+            self._count(stream.ledger, shipment)
+        finally:
+            stream.shipment = None  # acknowledged, so never counted twice
+
+    def _send(self, stream: _Stream, delivery: Delivery, stop: threading.Event) -> None:
+        while not stop.is_set() and (request := delivery.request()) is not None:
+            self._show(busy=True)
+            answer = self._receiver.send(request)
+            self._keep_house()
+            if answer.fate is Fate.DELIVERED:
+                delivery.accepted()
+            elif answer.fate is Fate.POISON:
+                delivery.refused(answer.reason)
+                if delivery.is_hopeless:
+                    stream.shipment = None
+                    self._receiver.park(f"it refuses everything, an empty request, too: {answer.reason}")
+                    return
+            else:
+                return
+
+    def _keep(self, refusal: Refusal) -> None:
+        if self._dead_letters is not None:
+            self._dead_letters.put(refusal.record_id, refusal.request, reason=refusal.reason, sentence=refusal.sentence)
+
+    def _count(self, ledger: Ledger, shipment: _Shipment) -> None:
+        delivery, damaged = shipment.delivery, shipment.chunk.damaged
+        refused = delivery.records - delivery.delivered
+        if delivery.delivered:
+            ledger.deliver(delivery.delivered)
+        if damaged:
+            ledger.drop(damaged, "damaged", committed=True)
+        if refused and self._dead_letters is not None:
+            ledger.dead_letter(refused)
+            self._set_aside_unsaid += refused
+        elif refused:
+            ledger.drop(refused, "rejected", committed=True)
+            self._say_lost(refused, delivery.refusals)
+
+    def _say_lost(self, records: int, refusals: Sequence[Refusal]) -> None:
+        ids = ", ".join(refusal.record_id for refusal in refusals[:LOGGED_IDS_MAX])
+        more = f" and {len(refusals) - LOGGED_IDS_MAX} more" if len(refusals) > LOGGED_IDS_MAX else ""
+        what = "%d audit records are lost, because the receiver refuses them (%s): %s%s"
+        self._log.say(None, logging.ERROR, what, records, refusals[0].reason, ids, more)
+
+    def _keep_house(self) -> None:
+        """Does what is due about once a second, whatever the thread is at."""
+        if time.monotonic() - self._ticked_s < TICK_SECONDS:
+            return
+        self._ticked_s = time.monotonic()
+        try:
+            self._tick()
+        except BaseException as error:  # noqa: BLE001 - nothing ends this thread
+            self._log.say("tick", logging.ERROR, "the shipper's housekeeping failed: %s", error_type(error))
+        what = "%d audit records were refused by the receiver and are kept as dead letters"
+        if self._set_aside_unsaid and self._log.say("dead letters", logging.ERROR, what, self._set_aside_unsaid):
+            self._set_aside_unsaid = 0
+
+    def _show(self, *, busy: bool) -> None:
+        """Says what the shipper is at; the time is that of the state's beginning."""
+        outage = self._receiver.outage
+        trouble = next((stream.trouble for stream in self._all() if stream.trouble), None)
+        shown = Shipping("shipping" if busy else "idle")
+        if outage is not None:
+            shown = Shipping("parked" if outage.fate is Fate.PARKED else "retrying", outage.reason)
+        elif trouble is not None:
+            shown = Shipping("retrying", trouble)
+        if (shown.state, shown.reason) != (self._status.state, self._status.reason):
+            since_s = self._status.since_epoch_s if shown.state == self._status.state else shown.since_epoch_s
+            self._status = replace(shown, since_epoch_s=since_s)
+
+
+@dataclass(slots=True)
+class _Shipment:
+    """A chunk on its way."""
+
+    chunk: Chunk
+    delivery: Delivery
+    refusals_kept: int = 0
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A journal, and what the shipper knows of it."""
+
+    journal: Journal
+    ledger: Ledger
+    done: Callable[[], None] | None
+    backoff: _Backoff
+    shipment: _Shipment | None = None
+    due_s: float = 0.0
+    trouble: str | None = None
+    is_forgotten: bool = False
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is anything left to do; an adopted one is still to be closed when it is empty."""
+        # In this order: a shipment is let go when it is counted, which comes after its records have left the journal.
+        return not self.is_forgotten and (
+            self.done is not None or self.journal.records > 0 or self.shipment is not None
+        )
+
+    def calm(self) -> None:
+        """It works."""
+        self.backoff.reset()
+        self.due_s = 0.0
+        self.trouble = None
+
+
+class _Receiver:
+    """The one end to which all journals are shipped: sends to it, and knows how long to leave it alone."""
+
+    def __init__(
+        self,
+        make_transport: Callable[[], Transport],
+        on_sent: Callable[[float, Fate], None],
+        backoff: _Backoff,
+        log: _Log,
+    ) -> None:
+        self._make_transport = make_transport
+        self._on_sent = on_sent
+        self._backoff = backoff
+        self._log = log
+        self._transport: Transport | None = None
+        self._due_s = self._down_s = 0.0
+        self._said: set[Fate] = set()
+        self.outage: Answer | None = None
+        """The last answer, when it says that nothing was taken or refused."""
+
+    @property
+    def pause_s(self) -> float:
+        """How long to leave it alone."""
+        return self._due_s - time.monotonic() if self.outage is not None else 0.0
+
+    def send(self, request: bytes) -> Answer:
+        """Sends, and draws the conclusions but that from a refusal. Never raises."""
+        began_s = time.monotonic()
+        answer = self._answer(request)
+        with suppress(BaseException):
+            self._on_sent(time.monotonic() - began_s, answer.fate)
+        if answer.fate is Fate.DELIVERED:
+            self._recover()
+        elif answer.fate is not Fate.POISON:
+            self._wait(answer)
+        return answer
+
+    def park(self, reason: str) -> None:
+        """An operator must mend something."""
+        self._wait(Answer(Fate.PARKED, reason, None))
+
+    def cut(self) -> None:
+        """Ends the request that is under way, from another thread."""
+        transport = self._transport
+        if transport is not None:
+            with suppress(BaseException):
+                transport.close()
+
+    def close(self) -> None:
+        """Closes the connection; the next request makes another."""
+        self.cut()
+        self._transport = None
+
+    def _answer(self, request: bytes) -> Answer:
+        try:
+            if self._transport is None:
+                self._transport = self._make_transport()
+        except BaseException as error:  # noqa: BLE001 - a certificate that is missing, say; its message may hold secrets
+            return Answer(Fate.PARKED, f"no transport can be made: {error_type(error)}", None)
+        try:
+            return self._transport.send(request)
+        except BaseException as error:  # noqa: BLE001 - a transport raises nothing, but this thread's life hangs on it
+            self.close()
+            return Answer(Fate.RETRY, error_type(error), None)
+
+    def _wait(self, answer: Answer) -> None:
+        now_s = time.monotonic()
+        if self.outage is None:
+            self._down_s = now_s
+        self.outage = answer
+        self._due_s = now_s + self._backoff.next_s()
+        if answer.retry_after_s is not None and answer.retry_after_s > 0:  # added: all processes were told the same
+            self._due_s += min(answer.retry_after_s, RETRY_AFTER_SECONDS_MAX)
+        if answer.fate in self._said:
+            return
+        parked = answer.fate is Fate.PARKED
+        what = "audit records wait until an operator mends this: %s" if parked else "audit records wait: %s"
+        if self._log.say(answer.fate.name, logging.ERROR if parked else logging.WARNING, what, answer.reason):
+            self._said.add(answer.fate)
+
+    def _recover(self) -> None:
+        if self.outage is None:
+            return
+        self.outage = None
+        self._backoff.reset()
+        if self._said:
+            self._said.clear()
+            down_s = time.monotonic() - self._down_s
+            self._log.say(None, logging.INFO, "audit records are taken again, after %.0f s", down_s)
+
+
+class _Backoff:
+    """Waits twice as long each time, with jitter."""
+
+    def __init__(self, seconds_max: float) -> None:
+        self._seconds_max = seconds_max
+        self.reset()
+
+    def reset(self) -> None:
+        self._seconds = min(RETRY_SECONDS_MIN, self._seconds_max)
+
+    def next_s(self) -> float:
+        seconds = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+        self._seconds = min(self._seconds * 2, self._seconds_max)
+        return seconds
+
+
+class _Log:
+    """Logs, without ever raising, and a kind of thing once in a while at most."""
+
+    def __init__(self) -> None:
+        self._said_s: dict[str, float] = {}
+
+    def say(self, kind: str | None, level: int, what: str, *values: object) -> bool:
+        """Tells whether it was said; what is of no kind always is."""
+        now_s = time.monotonic()
+        if kind is not None:
+            if now_s - self._said_s.get(kind, -LOG_SECONDS_MIN) < LOG_SECONDS_MIN:
+                return False
+            self._said_s[kind] = now_s
+        with suppress(BaseException):
+            _logger.log(level, what, *values)
+        return True

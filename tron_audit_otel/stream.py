@@ -1,0 +1,272 @@
+"""One process's stream of records, from its first to its last: the SDK's queue, the journal behind it, the counts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+
+from tron_audit_otel import resource as resources
+from tron_audit_otel.context import open_telemetry_context
+from tron_audit_otel.event import (
+    Action,
+    Actor,
+    ActorType,
+    AuditEvent,
+    EventName,
+    Outcome,
+    System,
+    error_type,
+    record_id,
+)
+from tron_audit_otel.exporter import JournalExporter, SequencedExporter
+from tron_audit_otel.ledger import Ledger
+from tron_audit_otel.log_record import SCOPE_NAME, to_log_record
+from tron_audit_otel.outbox import Outbox, Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry._logs import LoggerProvider as APILoggerProvider
+    from opentelemetry.sdk._logs.export import LogRecordExporter
+
+    from tron_audit_otel.commitment import Commitment
+    from tron_audit_otel.config import AuditConfig
+    from tron_audit_otel.transport import Fate
+
+DISTRIBUTION = "tron-audit-otel"
+
+SYSTEM_RECORDS_MAX = 64
+"""Places in the queue that requests cannot take: what is said of a loss must not be lost itself."""
+
+LAST_SECONDS = 0.2
+"""After the deadline, for a journal that refuses: to count what is lost with it."""
+
+ACTOR = Actor("tron_audit_otel", ActorType.SYSTEM)
+
+_logger = logging.getLogger(__name__)
+
+
+class Stream:
+    """Takes events until it is shut down. Nothing here raises or waits but `flush` and `shutdown`."""
+
+    def __init__(
+        self,
+        config: AuditConfig,
+        *,
+        exporter: LogRecordExporter | None,
+        logger_provider: APILoggerProvider | None,
+        policy: str,
+        sent: Callable[[float, Fate], None],
+    ) -> None:
+        """Starts the SDK's thread, and opens nothing: the first batch opens the journal.
+
+        Args:
+            config: The configuration.
+            exporter: Gets the records in place of the journal.
+            logger_provider: Gets the records in place of a provider of our own, and stays its owner's.
+            policy: The policy's digest.
+            sent: Told of each attempt to deliver, with its duration in seconds.
+        """
+        self._config = config
+        self._policy = policy
+        self._committer: _Committer | None = None
+        self._is_own = logger_provider is None
+        journaled = exporter is None and logger_provider is None
+        self.outbox = Outbox(config, self.announce, sent, policy) if journaled else None
+        self.ledger = self.outbox.ledger if self.outbox else Ledger()
+        if self.outbox is not None:
+            exporter = JournalExporter(self.outbox, config.request_bytes_max)
+        elif exporter is not None:
+            exporter = SequencedExporter(exporter, self.ledger)
+        # The API's type lacks `force_flush`, which nearly every provider has.
+        self._provider: Any = _own_provider(config, exporter) if exporter is not None else logger_provider
+        self._logger = self._provider.get_logger(SCOPE_NAME, _version())
+        self.announce(Action.START, Outcome.SUCCESS, self._settings())
+
+    def emit(self, event: AuditEvent) -> None:
+        """Hands an event to the SDK's queue. An error of ours is logged with the record's id."""
+        self._emit(event, self._config.queue_records_max)
+
+    def commit(self, event: AuditEvent) -> Commitment | None:
+        """Emits an event whose request waits until it is on disk; None where there is no journal."""
+        if self.outbox is None:
+            self.emit(event)
+            return None
+        commitment = self.outbox.commitments.promise(event.record_id)
+        self.emit(event)
+        if self._committer is None:
+            self._committer = _Committer(self._provider)
+        self._committer.demand.set()
+        return commitment
+
+    def _emit(self, event: AuditEvent, queued_max: int) -> None:
+        admitted = self.ledger.admit(queued_max)
+        try:
+            if admitted:
+                self._logger.emit(to_log_record(event))
+                if not self._is_own:  # what becomes of it there is its owner's to know
+                    self.ledger.commit(1)
+                    self.ledger.deliver(1)
+                return
+            reason = (self.outbox and self.outbox.obstacle) or "queue_full"
+        except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
+            # Neither the message nor a traceback: both may carry a client's data into the operational log.
+            _logger.error("audit record %s is lost: %s", event.record_id, error_type(error))  # noqa: TRY400 - as above
+            reason = "failed"
+        if self.outbox is not None:
+            self.outbox.lose((event.record_id,), reason)
+        else:
+            self.ledger.drop(1, reason)
+
+    def announce(self, action: Action, outcome: Outcome, system: System) -> None:
+        """Writes a record about the trail itself; where there is no journal, there is nothing to say."""
+        if self.outbox is None:
+            return
+        event = AuditEvent(
+            record_id=record_id(),
+            name=EventName.SYSTEM,
+            began_ns=time.time_ns(),
+            duration_ns=0,
+            actor=ACTOR,
+            action=action,
+            resource=resources.named("audit/trail"),
+            outcome=outcome,
+            context=open_telemetry_context(),
+            system=system,
+        )
+        self._emit(event, self._config.queue_records_max + SYSTEM_RECORDS_MAX)
+
+    def _settings(self) -> System:
+        config = self._config
+        return System(commit=config.commit, on_full=config.on_full_for(config.commit), policy_sha256=self._policy)
+
+    def refuses(self) -> bool:
+        """Whether a request must be refused, because its record could not be written; counts it, if so."""
+        if self.outbox is None or self.outbox.obstacle is None:
+            return False
+        self.ledger.reject()
+        return True
+
+    def stats(self) -> Stats:
+        """Gives what became of the records so far."""
+        return self.outbox.stats() if self.outbox is not None else Stats(**asdict(self.ledger.counts()))
+
+    def flush(self) -> bool:
+        """Commits what is queued, and waits for it within the configured deadline; tells whether that sufficed."""
+        flush = getattr(self._provider, "force_flush", None)
+        return flush is None or self._in_time(_Call(flush), self._config.shutdown_seconds_max)
+
+    def shutdown(self) -> bool:
+        """Commits what is queued and delivers what it can, all within the configured deadline.
+
+        What is not delivered stays in the journal, for the next process. Tells whether all of it is committed.
+        """
+        if not self._is_own:
+            return self.flush()
+        deadline = time.monotonic() + self._config.shutdown_seconds_max
+        self.announce(Action.STOP, Outcome.SUCCESS, System())
+        if self._committer is not None:
+            self._committer.end()
+        call = _Call(self._provider.shutdown)
+        outbox = self.outbox
+        if outbox is None:
+            return self._in_time(call, self._config.shutdown_seconds_max)
+        done = call.ended(deadline - time.monotonic())
+        outbox.closing.set()
+        done = self._in_time(call, 0 if done else LAST_SECONDS)
+        if done and (left := self.ledger.queued):
+            self.ledger.drop(left, "shutdown")  # emitted while the SDK ended
+        outbox.drain(deadline - time.monotonic())
+        outbox.close(max(LAST_SECONDS, deadline - time.monotonic()))
+        return done
+
+    def _in_time(self, call: _Call, seconds_max: float) -> bool:
+        done = call.ended(seconds_max)
+        if not done:
+            _logger.warning(
+                "%d audit records may be lost: the end took longer than AUDIT_LOG_SHUTDOWN_SECONDS_MAX (%g s)",
+                self.ledger.queued,
+                self._config.shutdown_seconds_max,
+            )
+        return done
+
+
+class _Call:
+    """A call of the SDK's in a thread of its own, since none of them keeps a deadline."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._thread = threading.Thread(target=call, name="tron-audit-end", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # Python 3.12.0 and 3.12.1 start no thread at exit
+            call()
+
+    def ended(self, seconds_max: float) -> bool:
+        """Waits for its end, and tells whether it came."""
+        if self._thread.ident is not None:
+            self._thread.join(max(0, seconds_max))
+        return not self._thread.is_alive()
+
+
+class _Committer:
+    """Commits at once what requests wait for, and what has gathered meanwhile with it."""
+
+    def __init__(self, provider: LoggerProvider) -> None:
+        self.demand = threading.Event()
+        self._provider = provider
+        self._ended = False
+        threading.Thread(target=self._run, name="tron-audit-commit", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._ended:
+            self.demand.wait()
+            self.demand.clear()
+            self._provider.force_flush()
+
+    def end(self) -> None:
+        """Ends the thread."""
+        self._ended = True
+        self.demand.set()
+
+
+def _own_provider(config: AuditConfig, exporter: LogRecordExporter) -> LoggerProvider:
+    attributes: dict[str, str] = dict(config.resource_attributes)
+    if config.service_name is not None:
+        attributes[SERVICE_NAME] = config.service_name
+    # One stream a process, whatever the operator says of the deployment: sequence numbers count within it.
+    attributes[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
+    provider = LoggerProvider(
+        Resource.create(attributes),
+        shutdown_on_exit=False,  # `shutdown` has a deadline, and this has not
+        # Explicit, because the environment's limits are meant for telemetry and would cut an audit record.
+        log_record_limits=LogRecordLimits(
+            max_log_record_attributes=LogRecordLimits.UNSET,
+            max_log_record_attribute_length=LogRecordLimits.UNSET,
+        ),
+    )
+    provider.add_log_record_processor(
+        BatchLogRecordProcessor(
+            exporter,
+            schedule_delay_millis=config.batch_delay_ms,
+            max_export_batch_size=min(config.batch_records_max, config.queue_records_max),
+            # The ledger admits less than that, so that the SDK itself never drops: it would not say what.
+            max_queue_size=config.queue_records_max + 2 * SYSTEM_RECORDS_MAX,
+        )
+    )
+    return provider
+
+
+def _version() -> str:
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:  # vendored, or frozen into one file
+        return ""
