@@ -109,11 +109,13 @@ class Letters(DeadLetters):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.faults: deque[BaseException] = deque()
+        self.on_put: Callable[[], None] = lambda: None
 
     def put(self, record_id: str, request: bytes, *, reason: str, sentence: str) -> None:
         if self.faults:
             raise self.faults.popleft()
         super().put(record_id, request, reason=reason, sentence=sentence)
+        self.on_put()
 
     @property
     def ids(self) -> list[str]:
@@ -439,6 +441,19 @@ def test_pauses_grow_to_the_longest_and_begin_anew_after_success() -> None:
     assert backoff.next_s() <= 0.1
 
 
+def test_the_first_pause_of_an_outage_is_short_whatever_was_before() -> None:
+    transport = Receiver()
+    transport.script.extend([*[DOWN] * 9, TAKEN, DOWN])
+    end = shipper._Receiver(lambda: transport, lambda *_: None, shipper._Backoff(30), shipper._Log())
+    for _ in range(9):
+        end.send(b"")
+    assert end.pause_s > 1
+    end.send(b"")
+    assert end.pause_s == 0
+    end.send(b"")
+    assert 0 < end.pause_s <= 0.1
+
+
 def test_a_pause_of_an_hour_does_not_delay_the_end(rig: Rig) -> None:
     rig.receiver.always = Answer(Fate.RETRY, "HTTP 429", 3600.0)
     rig.put("a")
@@ -547,14 +562,16 @@ def test_a_search_for_poison_goes_on_after_a_stop_where_it_was(rig: Rig) -> None
     assert rig.letters.ids == ["5"]
 
 
+@pytest.mark.parametrize("records", [1, 100])
 def test_a_receiver_that_refuses_everything_is_an_alert_and_costs_no_record(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture, records: int
 ) -> None:
     rig.receiver.always = REFUSED
-    rig.put(*[str(number) for number in range(100)])
+    rig.put(*[str(number) for number in range(records)])
     rig.shipper.start()
     rig.wait(lambda: rig.shipper.status.state == "parked")
     assert len(rig.receiver.requests) <= 2 * batch.UNPROVEN_REFUSALS_MAX
+    rig.wait(lambda: len(rig.receiver.requests) > 3 * batch.UNPROVEN_REFUSALS_MAX)
     assert lines(caplog, logging.ERROR) == [
         "audit records wait until an operator mends this: it refuses everything, an empty request, too: HTTP 400"
     ]
@@ -562,7 +579,7 @@ def test_a_receiver_that_refuses_everything_is_an_alert_and_costs_no_record(
     assert rig.letters.ids == []
     rig.receiver.always = None
     rig.wait_until_empty()
-    assert rig.ledger.counts().delivered == 100
+    assert rig.ledger.counts().delivered == records
 
 
 def test_a_receiver_that_takes_only_the_empty_request_gets_the_rest_set_aside_with_one_line(
@@ -624,6 +641,22 @@ def test_a_dead_letter_that_cannot_be_written_waits_and_holds_up_only_its_journa
         "audit records of journal memory wait: cannot keep a dead letter: no space"
     )
     assert len(lines(caplog, logging.ERROR)) <= 2
+
+
+def test_a_stop_does_not_wait_for_all_dead_letters(rig: Rig) -> None:
+    assert rig.letters
+    rig.letters.on_put = rig.shipper.stop
+    rig.receiver.poison = {"1", "2", "3"}
+    rig.put(*"1234")
+    rig.shipper.start()
+    rig.wait(lambda: rig.shipper.join(1))
+    assert len(rig.letters.ids) == 1
+    assert rig.ledger.counts().pending == 4
+    rig.letters.on_put = lambda: None
+    rig.shipper.start()
+    assert rig.shipper.drain(WAIT_SECONDS)
+    assert rig.letters.ids == ["1", "2", "3"]
+    assert rig.receiver.taken == ["4"]
 
 
 # --- what may go wrong around it
@@ -755,17 +788,19 @@ def test_callbacks_and_log_handlers_that_raise_end_nothing(rig: Rig, monkeypatch
 def test_an_error_anywhere_else_is_waited_out(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real, calls = rig.shipper._round, itertools.count()
+    rounds = itertools.count(1)
 
-    def broken(stop: threading.Event) -> None:
-        if next(calls) < 3:
-            raise GeneratorExit
-        real(stop)
+    def fail(_: threading.Event) -> None:
+        next(rounds)
+        raise GeneratorExit
 
-    monkeypatch.setattr(rig.shipper, "_round", broken)
     rig.put("a")
-    rig.shipper.start()
-    rig.wait(lambda: rig.receiver.taken == ["a"])
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.shipper, "_round", fail)
+        rig.shipper.start()
+        time.sleep(0.3)
+    assert 2 < next(rounds) < 100  # not given up, and not spinning
+    assert rig.shipper.drain(WAIT_SECONDS)
     assert caplog.messages == ["shipping of audit records goes on after GeneratorExit"]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
 import ssl
@@ -11,9 +12,8 @@ from concurrent import futures
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import pytest
@@ -22,6 +22,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage  # type: ignore[import-unt
 from google.protobuf.duration_pb2 import Duration  # type: ignore[import-untyped] # as above
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped] # as above
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped] # as above
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsPartialSuccess,
@@ -39,10 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-TIMEOUT_S = 0.5
+TIMEOUT_S = 0.3
 """Of the transports that are to run into it."""
 
-TIMED_OUT = {"timed out", "timed out while connecting", f"no answer within {TIMEOUT_S:g} s"}
+TIMED_OUT = f"no answer within {TIMEOUT_S:g} s"
 
 SLACK_S = 2.0
 """A loaded machine's; the deadline's own promise is a second."""
@@ -265,7 +267,7 @@ def test_what_is_no_otlp_receiver_has_nothing(body: bytes, kind: str, receiver: 
 def test_a_redirect_is_named_and_not_followed(receiver: Receiver) -> None:
     location = f"http://user:pa55word@127.0.0.1:{receiver.server_port}/login?token=s3cret"
     answer = answer_to(receiver, 307, location=location)
-    assert answer == Answer(Fate.PARKED, f"HTTP 307: it redirects to http://127.0.0.1:{receiver.server_port}")
+    assert answer == Answer(Fate.PARKED, f"HTTP 307 (it redirects to http://127.0.0.1:{receiver.server_port})")
     assert len(receiver.requests) == 1
 
 
@@ -273,7 +275,7 @@ def test_a_redirect_is_named_and_not_followed(receiver: Receiver) -> None:
 def test_a_redirect_to_nowhere_is_one_as_well(location: str, receiver: Receiver) -> None:
     answer = answer_to(receiver, 302, location=location)
     assert answer.fate is Fate.PARKED
-    assert answer.reason.startswith("HTTP 302: it redirects")
+    assert answer.reason.startswith("HTTP 302 (it redirects")
     assert answer.reason.isprintable()
 
 
@@ -291,7 +293,6 @@ def test_a_redirect_to_nowhere_is_one_as_well(location: str, receiver: Receiver)
         ("", None),
         ("\u0663", None),
         ("Fri, 99 Foo 2026 00:00:00 GMT", None),
-        ("Fri, 31 Dec 9999 23:59:59 -2300", None),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
     ],
     ids=lambda value: ascii(value)[:20],
@@ -377,7 +378,7 @@ class Peer:
                 self._act(connection)
         self.ended.set()
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> Self:
         self._threads[0].start()
         return self
 
@@ -428,6 +429,20 @@ def dripping_at_once(drop: bytes) -> Callable[[socket.socket], None]:
     return act
 
 
+def waiting(event: threading.Event) -> Callable[[socket.socket], None]:
+    """Takes nothing from the connection."""
+
+    def act(_: socket.socket) -> None:
+        event.wait(10)
+
+    return act
+
+
+def silent(connection: socket.socket) -> None:
+    while connection.recv(65_536):
+        pass
+
+
 def hang(connection: socket.socket) -> None:
     received(connection)
     connection.recv(1)  # until the other end goes
@@ -439,6 +454,8 @@ def reset(connection: socket.socket) -> None:
 
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n"
+
+answering = saying(OK + b"content-length: 0\r\n\r\n")
 
 SLOW = {
     "hanging": hang,
@@ -461,7 +478,7 @@ def test_a_slow_receiver_takes_no_more_than_the_time_there_is(act: Callable[[soc
             answer = send()
             assert time.monotonic() - began < TIMEOUT_S + SLACK_S
             assert answer.fate is Fate.RETRY
-            assert answer.reason in TIMED_OUT
+            assert answer.reason == TIMED_OUT
         assert peer.ended.wait(5), "the connection was not given up"
         assert peer.connections == 2
 
@@ -474,14 +491,15 @@ def test_a_receiver_that_reads_nothing_takes_no_more_than_the_time_there_is(
 ) -> None:
     is_over = threading.Event()
     with (
-        Peer(lambda _: bool(is_over.wait(10)), server_context(authority) if tls else None) as peer,
+        Peer(waiting(is_over), server_context(authority) if tls else None) as peer,
         closing(http(peer.port, timeout_s=TIMEOUT_S, tls=tls, otlp_certificate=pem)) as transport,
     ):
         began = time.monotonic()
         answer = transport.send(bytes(20_000_000))
         assert time.monotonic() - began < TIMEOUT_S + SLACK_S
+        assert time.monotonic() - began > TIMEOUT_S / 2, "sending may take as long as all"
         assert answer.fate is Fate.RETRY
-        assert answer.reason in TIMED_OUT
+        assert answer.reason == TIMED_OUT
         is_over.set()
 
 
@@ -510,6 +528,7 @@ def test_an_endless_answer_is_not_read_to_its_end(head: bytes) -> None:
         pytest.param(saying(b""), "broken HTTP answer: RemoteDisconnected", id="closed"),
         pytest.param(saying(b"\0\0\x06\x04\0\0\0\0\0"), "broken HTTP answer: BadStatusLine", id="gRPCs-port"),
         pytest.param(saying(b"HTTP/1.1 2x0 OK\r\n\r\n"), "broken HTTP answer: BadStatusLine", id="garbage"),
+        pytest.param(saying(b"HTTP/1.1 101 Switching\r\n\r\n"), "HTTP 101", id="upgrade"),
         pytest.param(saying(b"HTTP/1.1 200 " + b"x" * 70_000), "broken HTTP answer: LineTooLong", id="long-line"),
         pytest.param(saying(OK + b"x: y\r\n" * 200 + b"\r\n"), "broken HTTP answer: HTTPException", id="many-headers"),
         pytest.param(saying(OK + b"content-length: 9\r\n\r\nx"), "broken HTTP answer: IncompleteRead", id="cut-body"),
@@ -522,7 +541,7 @@ def test_an_endless_answer_is_not_read_to_its_end(head: bytes) -> None:
 )
 def test_a_broken_answer_is_none(act: Callable[[socket.socket], None], reason: str) -> None:
     with Peer(act) as peer, sending(http(peer.port)) as send:
-        assert send() == Answer(Fate.RETRY, reason)
+        assert send() == Answer(Fate.PARKED if reason == "HTTP 101" else Fate.RETRY, reason)
         assert peer.connections == 1, "a fresh connection's failure is no stale one's"
 
 
@@ -533,6 +552,45 @@ def test_a_refusal_before_the_request_is_read_is_heard() -> None:
 
     with Peer(act) as peer, closing(http(peer.port)) as transport:
         assert transport.send(bytes(20_000_000)) == Answer(Fate.POISON, "HTTP 413")
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.binary(max_size=200).map(lambda data: OK + b"\r\n" + data),
+        st.binary(max_size=200).map(lambda data: b"HTTP/1.1 503 No\r\nretry-after: " + data + b"\r\n\r\n"),
+        st.binary(max_size=200).map(lambda data: b"HTTP/1.1 302 No\r\nlocation: " + data + b"\r\n\r\n"),
+        st.binary(max_size=200).map(lambda data: b"HTTP/1.1 400 No\r\ncontent-type: text/plain\r\n\r\n" + data),
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_no_answer_whatever_gets_past_as_an_error(data: bytes) -> None:
+    with Peer(saying(data)) as peer, sending(http(peer.port)) as send:
+        reason = send().reason
+    assert not reason or reason.isprintable()
+    assert len(reason) <= REASON_CHARACTERS_MAX
+
+
+def test_a_dead_address_among_several_does_not_hide_the_living(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fakes the name server's answer; the dead address is real: a queue that is full takes no connection."""
+    with socket.socket() as dead, contextlib.ExitStack() as stack:
+        dead.bind(("127.0.0.1", 0))
+        dead.listen(0)
+        for _ in range(8):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(dead.getsockname())
+        family = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        addresses = [(*family, dead.getsockname()), (*family, ("127.0.0.1", receiver.server_port))]
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+            with sending(http(80, host="collector.invalid", timeout_s=1.5)) as send:
+                assert send() == Answer(Fate.DELIVERED)
+            patched.setattr(socket, "getaddrinfo", lambda *_, **__: addresses[:1])
+            with sending(http(80, host="collector.invalid", timeout_s=TIMEOUT_S)) as send:
+                assert send() == Answer(Fate.RETRY, "timed out while connecting")
 
 
 def test_nobody_listening_is_an_outage() -> None:
@@ -560,7 +618,7 @@ def test_a_lookup_that_hangs_is_not_waited_for(receiver: Receiver, monkeypatch: 
         threads = threading.active_count()
         for _ in range(3):
             began = time.monotonic()
-            assert send() == Answer(Fate.RETRY, f"no answer within {TIMEOUT_S:g} s")
+            assert send() == Answer(Fate.RETRY, TIMED_OUT)
             assert time.monotonic() - began < TIMEOUT_S + SLACK_S
         assert threading.active_count() == threads, "each attempt would leave something behind"
         is_over.set()
@@ -595,13 +653,11 @@ def test_a_connection_that_the_receiver_closed_meanwhile_is_no_outage(how: str) 
         assert peer.connections == 2
 
 
-def test_a_receiver_that_went_after_an_answer_is_an_outage(receiver: Receiver) -> None:
-    server = Receiver()
-    with running(server) as port, sending(http(port)) as send:
-        assert send().fate is Fate.DELIVERED
-        server.shutdown()
-        server.server_close()
-        server.cut_all()
+def test_a_receiver_that_went_after_an_answer_is_an_outage() -> None:
+    peer = Peer(answering)
+    with sending(http(peer.port)) as send:
+        with peer:
+            assert send().fate is Fate.DELIVERED
         assert send() == Answer(Fate.RETRY, "Connection refused")
 
 
@@ -682,7 +738,7 @@ def test_a_proxy_that_drips_takes_no_more_than_the_time_there_is(monkeypatch: py
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
         with sending(http(443, host="collector.invalid", tls=True, timeout_s=TIMEOUT_S)) as send:
             began = time.monotonic()
-            assert send().reason in TIMED_OUT
+            assert send().reason == TIMED_OUT
             assert time.monotonic() - began < TIMEOUT_S + SLACK_S
             assert proxy.ended.wait(5)
 
@@ -716,10 +772,9 @@ def test_a_header_may_hold_any_text_but_not_a_second_header(receiver: Receiver) 
 
 
 def test_a_header_that_cannot_be_sent_is_not_shown(receiver: Receiver) -> None:
-    config = {"authorization": "s3cret\r\nx-evil: 1"}
-    with pytest.raises(ValueError, match="header") as caught:
-        make(AuditConfig(otlp_headers=config))
-    assert "s3cret" not in str(caught.value)
+    with sending(http(receiver.server_port, otlp_headers={"authorization": "s3cret\r\nx-evil: 1"})) as send:
+        assert send() == Answer(Fate.PARKED, "cannot be sent: InvalidHeader")
+    assert receiver.requests == []
 
 
 @pytest.fixture(scope="module")
@@ -740,13 +795,10 @@ def server_context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLCon
     return context
 
 
-answering = saying(OK + b"content-length: 0\r\n\r\n")
-
-
 def test_a_collector_in_tls_is_reached(authority: trustme.CA, pem: Path) -> None:
-    with Peer(answering, server_context(authority)) as peer:
-        with sending(http(peer.port, tls=True, otlp_certificate=pem)) as send:
-            assert send() == Answer(Fate.DELIVERED)
+    peer = Peer(answering, server_context(authority))
+    with peer, sending(http(peer.port, tls=True, otlp_certificate=pem)) as send:
+        assert send() == Answer(Fate.DELIVERED)
 
 
 @pytest.mark.parametrize("act", [SLOW["dripping-headers"], SLOW["dripping-body-of-a-last-answer"], SLOW["hanging"]])
@@ -758,7 +810,7 @@ def test_a_slow_collector_in_tls_takes_no_more_than_the_time_there_is(
         sending(http(peer.port, tls=True, timeout_s=TIMEOUT_S, otlp_certificate=pem)) as send,
     ):
         began = time.monotonic()
-        assert send().reason in TIMED_OUT
+        assert send().reason == TIMED_OUT
         assert time.monotonic() - began < TIMEOUT_S + SLACK_S
         assert peer.ended.wait(5)
 
@@ -792,9 +844,9 @@ def test_a_collector_that_nobody_vouches_for_gets_nothing(authority: trustme.CA,
 
 
 def test_a_certificate_for_another_name_is_refused(authority: trustme.CA, pem: Path) -> None:
-    with Peer(answering, server_context(authority, "localhost")) as peer:
-        with sending(http(peer.port, tls=True, otlp_certificate=pem)) as send:
-            assert "TLS: certificate not trusted: IP address mismatch" in send().reason
+    peer = Peer(answering, server_context(authority, "localhost"))
+    with peer, sending(http(peer.port, tls=True, otlp_certificate=pem)) as send:
+        assert "TLS: certificate not trusted: IP address mismatch" in send().reason
 
 
 def test_tls_to_a_plain_port_says_so(receiver: Receiver) -> None:
@@ -814,7 +866,7 @@ def test_our_own_certificate_is_shown(authority: trustme.CA, pem: Path, tmp_path
     with Peer(answering, context) as peer:
         with sending(http(peer.port, tls=True, otlp_certificate=pem)) as send:
             assert send().fate is Fate.RETRY
-        pair = {"otlp_client_key": key, "otlp_client_certificate": certificate}
+        pair: dict[str, Any] = {"otlp_client_key": key, "otlp_client_certificate": certificate}
         with sending(http(peer.port, tls=True, otlp_certificate=pem, **pair)) as send:
             assert send().fate is Fate.DELIVERED
 
@@ -834,7 +886,7 @@ def test_the_environments_authorities_count_unless_ours_is_set(
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_certificates_file_that_is_gone_wants_an_operator(protocol: str, pem: Path, tmp_path: Path) -> None:
+def test_a_certificates_file_that_is_gone_wants_an_operator(protocol: Any, pem: Path, tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_bytes(pem.read_bytes())
     config = AuditConfig(otlp_protocol=protocol, otlp_endpoint="https://127.0.0.1:1", otlp_certificate=path)
@@ -865,7 +917,7 @@ class GrpcReceiver:
         self.peers: set[str] = set()
         # Kept per handler thread and joined when the server stops.
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
-        handler = grpc.unary_unary_rpc_method_handler(self._export)
+        handler: Any = grpc.unary_unary_rpc_method_handler(self._export)
         service = "opentelemetry.proto.collector.logs.v1.LogsService"
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
         address = f"127.0.0.1:{port}"
@@ -876,7 +928,7 @@ class GrpcReceiver:
         self._server.start()
 
     def _export(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        self.requests.append(({key: value for key, value in context.invocation_metadata()}, request))
+        self.requests.append((dict(context.invocation_metadata()), request))
         self.peers.add(context.peer())
         deadline = time.monotonic() + self.wait_s
         while time.monotonic() < deadline and context.is_active():
@@ -917,7 +969,7 @@ def retry_info(seconds: int, nanos: int = 0) -> bytes:
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "deflate"])
 def test_grpc_sends_an_otlp_request(compression: str, grpc_receiver: GrpcReceiver) -> None:
-    values = {"otlp_headers": {"Authorization": TOKEN}, "otlp_compression": compression}
+    values: dict[str, Any] = {"otlp_headers": {"Authorization": TOKEN}, "otlp_compression": compression}
     with sending(calling(grpc_receiver.port, **values)) as send:
         assert send() == Answer(Fate.DELIVERED)
         assert send() == Answer(Fate.DELIVERED)
@@ -953,6 +1005,13 @@ def test_each_grpc_code_has_its_fate(code: grpc.StatusCode, grpc_receiver: GrpcR
 def test_a_request_that_is_too_large_is_taken_apart(code: str, message: str, grpc_receiver: GrpcReceiver) -> None:
     assert code_of(grpc_receiver, grpc.StatusCode[code], message).fate is Fate.POISON
     assert code_of(grpc_receiver, grpc.StatusCode[code], message, retry_info(1)).fate is Fate.RETRY
+
+
+@pytest.mark.parametrize("message", ["sending queue is full", "rate exceeds the maximum", "quota too large"])
+def test_a_receiver_that_is_busy_is_not_one_of_which_too_much_was_asked(
+    message: str, grpc_receiver: GrpcReceiver
+) -> None:
+    assert code_of(grpc_receiver, grpc.StatusCode.RESOURCE_EXHAUSTED, message).fate is Fate.RETRY
 
 
 def test_a_real_grpc_server_says_too_large_in_words_that_we_know() -> None:
@@ -1019,12 +1078,13 @@ def test_a_grpc_receiver_that_hangs_takes_no_more_than_the_time_there_is(grpc_re
         assert send().fate is Fate.DELIVERED
 
 
-@pytest.mark.parametrize("act", [lambda c: c.recv(1) and hang(c), dripping_at_once(b"H"), dripping_at_once(b"\0")])
+@pytest.mark.parametrize("act", [silent, dripping_at_once(b"H"), dripping_at_once(b"\0")])
 def test_grpc_to_something_else_takes_no_more_than_the_time_there_is(act: Callable[[socket.socket], None]) -> None:
     with Peer(act) as peer, sending(calling(peer.port, timeout_s=TIMEOUT_S)) as send:
         began = time.monotonic()
         assert send().fate is Fate.RETRY
         assert time.monotonic() - began < TIMEOUT_S + SLACK_S
+        assert peer.ended.wait(5), "the connection was not given up"
 
 
 def test_a_grpc_receiver_that_is_back_is_reached_at_once() -> None:
@@ -1055,12 +1115,13 @@ def test_closing_ends_a_call_at_once(grpc_receiver: GrpcReceiver) -> None:
     assert transport.send(REQUEST) == Answer(Fate.RETRY, "closed")
 
 
-def test_a_header_that_grpc_does_not_take_is_not_shown(grpc_receiver: GrpcReceiver) -> None:
-    with sending(calling(grpc_receiver.port, otlp_headers={"x-tenant": "s3cret\u2603"})) as send:
+@pytest.mark.parametrize("name", ["x-tenant", "x-tenant-bin", "x y"])
+def test_a_header_that_grpc_does_not_take_is_not_shown(name: str, grpc_receiver: GrpcReceiver) -> None:
+    with sending(calling(grpc_receiver.port, otlp_headers={name: "s3cret\u2603"})) as send:
         answer = send()
-        assert answer.fate is Fate.PARKED
-        assert answer.reason.startswith("cannot be sent: ")
+        assert answer.fate in (Fate.PARKED, Fate.RETRY)
         assert "s3cret" not in answer.reason
+        assert grpc_receiver.requests == []
 
 
 def test_grpc_in_tls(authority: trustme.CA, pem: Path, tmp_path: Path) -> None:
@@ -1076,7 +1137,7 @@ def test_grpc_in_tls(authority: trustme.CA, pem: Path, tmp_path: Path) -> None:
     with sending(calling(0, otlp_endpoint=f"https://localhost:{server.port}", otlp_certificate=other)) as send:
         answer = send()
         assert answer.fate is Fate.RETRY
-        assert "certificate verify failed" in answer.reason
+        assert "CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate" in answer.reason
     server.stop()
 
 

@@ -23,7 +23,7 @@ from tron_audit_otel.ledger import Counts, Ledger
 from tron_audit_otel.shipper import Shipper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.journal import Journal
@@ -204,7 +204,8 @@ class Outbox:
                 journal.close()
             if self._config.journal == "memory" and (left := self._journal.records):
                 self.ledger.drop(left, "shutdown", committed=True)
-                _logger.error("%d audit records are lost: they waited in memory, and the process ends", left)
+        for _ in self._log_losses():  # none of them can be on record any more
+            pass
 
     # --- in the shipper's thread, about once a second
 
@@ -238,8 +239,12 @@ class Outbox:
             self._shipper.add(journal, self._adopted, done=partial(self._held.remove, journal))
 
     def _announce_losses(self) -> None:
-        if self.blocked is not None:
-            return
+        if self.blocked is None:
+            for reason, lost in self._log_losses():
+                self._announce(Action.LOSS, Outcome.FAILURE, System(records=lost, reason=reason))
+
+    def _log_losses(self) -> Iterator[tuple[str, int]]:
+        """Gives what was lost since it was asked for the last time, by reason."""
         for whose, ledger in (("own", self.ledger), ("adopted", self._adopted)):
             counts = ledger.counts()
             for reason, records in (*counts.dropped.items(), (REFUSED, counts.rejected)):
@@ -248,7 +253,7 @@ class Outbox:
                     self._announced[whose, reason] = records
                     what = "requests were refused" if reason == REFUSED else "records are lost"
                     _logger.error("%d audit %s: %s", lost, what, reason)
-                    self._announce(Action.LOSS, Outcome.FAILURE, System(records=lost, reason=reason))
+                    yield reason, lost
 
     def _note(self) -> None:
         """Leaves the counts where ``tron-audit status`` finds them."""

@@ -65,10 +65,14 @@ _RETRY_STATUS = {408, 429}
 _PARKED_CODES = {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "NOT_FOUND"}
 
 _TOO_LARGE_CODES = {"RESOURCE_EXHAUSTED", "OUT_OF_RANGE", "UNKNOWN"}
-_TOO_LARGE = re.compile(r"larger than max|exceeds (the )?max|too large|status: 413", re.IGNORECASE)
+_TOO_LARGE = re.compile(
+    r"message\b.*(larger than max|exceeds (the )?max|too large)|payload too large|status: 413", re.IGNORECASE
+)
 """How gRPC for Go, C++, Java, .NET and Rust, and the proxies before them, word it; there is no code for it."""
 
 _ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
+_NOISE = re.compile(r"failed to connect to all addresses; last error: (UNKNOWN: )?|SSL_ERROR_SSL: error:.*_internal:")
+"""Stands before what matters, which would be cut."""
 
 
 class Fate(Enum):
@@ -161,7 +165,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _Cuttable:
-    """Tells the adapter of each socket of a connection; it stays there when the connection lets go of it to read."""
+    """Mixed into urllib3's connections: tells the adapter of each socket, and what time there is for it."""
 
     adapter: _Adapter
 
@@ -172,10 +176,19 @@ class _Cuttable:
     @sock.setter
     def sock(self, value: Any) -> None:  # noqa: ANN401 - as above
         self.__dict__["sock"] = value
-        if isinstance(value, socket.socket):
-            # The connection's own timeout is what one address may take; sending may take all the time there is.
+        if isinstance(value, socket.socket):  # the adapter keeps it while the connection lets go of it to read
             value.settimeout(_left(self.adapter.deadline))
             self.adapter.socket = value
+
+    @property
+    def timeout(self) -> float:
+        """What connecting to one address may take; then, what sending may."""
+        left = _left(self.adapter.deadline)
+        return left if self.sock else left / CONNECT_SHARE
+
+    @timeout.setter
+    def timeout(self, value: object) -> None:
+        """Not heeded: urllib3 would send for no longer than it connects."""
 
 
 class _Http(_Sender):
@@ -185,7 +198,8 @@ class _Http(_Sender):
         super().__init__(config)
         self._timeout_s = config.otlp_timeout_s
         self._compression = config.otlp_compression
-        self._request = requests.Request("POST", config.endpoint, headers=_http_headers(config)).prepare()
+        self._url = config.endpoint
+        self._headers = _http_headers(config)
         certificate = str(config.otlp_certificate) if config.otlp_certificate else None
         # The session only reads the environment: proxies and REQUESTS_CA_BUNDLE. Its own way to send would put a
         # netrc's password in place of our header, keep cookies, and read a redirect's body whole.
@@ -210,7 +224,7 @@ class _Http(_Sender):
             return future.result(_left(deadline))
         except (TimeoutError, Full):
             self._adapter.cut()
-            return self._answer(Fate.RETRY, f"no answer within {self._timeout_s:g} s")
+            return self._late()
         except CancelledError:
             return self._answer(Fate.RETRY, "closed")
         finally:
@@ -266,11 +280,8 @@ class _Http(_Sender):
 
     def _post(self, body: bytes, deadline: float) -> Answer:
         self._adapter.deadline = deadline
-        left = _left(deadline)
-        request = self._request.copy()
-        request.prepare_body(body, None)
-        timeout = (left / CONNECT_SHARE, left)
-        with self._adapter.send(request, timeout=timeout, **self._settings) as response:
+        request = requests.Request("POST", self._url, headers=self._headers, data=body).prepare()
+        with self._adapter.send(request, timeout=_left(deadline), **self._settings) as response:
             return self._judge(response.status_code, response.headers, _content(response.raw))
 
     def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -280,10 +291,9 @@ class _Http(_Sender):
                 what = line(kind, REASON_CHARACTERS_MAX // 2) or "something else"
                 return self._answer(Fate.PARKED, f"not an OTLP receiver: HTTP {status} with {what}")
             return self._accepted(body)
-        if status < requests.codes.bad_request:
-            reason = f"HTTP {status}: it redirects{_origin(headers.get('location', ''))}"
-            return self._answer(Fate.PARKED, reason)
-        reason = _with(f"HTTP {status}", _message(kind, body))
+        is_redirect = requests.codes.multiple_choices <= status < requests.codes.bad_request
+        message = f"it redirects{_origin(headers.get('location', ''))}" if is_redirect else _message(kind, body)
+        reason = _with(f"HTTP {status}", message)
         if status in _POISON_STATUS:
             return self._answer(Fate.POISON, reason)
         if status in _RETRY_STATUS or status >= requests.codes.server_error:
@@ -294,9 +304,14 @@ class _Http(_Sender):
         # So does requests say that a certificate's file is missing, and that a header is invalid.
         if type(error) is OSError:
             return self._answer(Fate.PARKED, str(error))
+        if isinstance(error, requests.ConnectTimeout):
+            return self._answer(Fate.RETRY, "timed out while connecting")
         if isinstance(error, ValueError):
             return self._answer(Fate.PARKED, f"cannot be sent: {type(error).__name__}")
-        return self._answer(Fate.RETRY, _cause(error))
+        return self._late() if _is_timeout(error) else self._answer(Fate.RETRY, _cause(error))
+
+    def _late(self) -> Answer:
+        return self._answer(Fate.RETRY, f"no answer within {self._timeout_s:g} s")
 
 
 class _Grpc(_Sender):
@@ -344,10 +359,10 @@ class _Grpc(_Sender):
             channel.close()
 
     def _judge(self, error: Any) -> Answer:  # noqa: ANN401 - what is raised is a grpc.Call as well, which no type says
-        code, message = error.code().name, error.details() or ""
+        code, message = error.code().name, _NOISE.sub("", error.details() or "")
         reason = _with(f"gRPC {code}", message)
         retry_after_s = _retry_info(error.trailing_metadata())
-        if message.startswith(_ANSWER_TOO_LARGE):
+        if _ANSWER_TOO_LARGE in message:
             return self._answer(Fate.PARKED, f"not an OTLP receiver: its answer has over {ANSWER_BYTES_MAX} bytes")
         if code in _PARKED_CODES:
             return self._answer(Fate.PARKED, reason)
@@ -364,6 +379,8 @@ def _channel(config: AuditConfig) -> grpc.Channel:
         "grpc.max_receive_message_length": ANSWER_BYTES_MAX,
         "grpc.primary_user_agent": _user_agent(),
         "grpc.use_local_subchannel_pool": 1,  # a new channel is a new connection
+        # Not what its name says: how long a connection may be in the making, and outlive its channel.
+        "grpc.min_reconnect_backoff_ms": max(int(config.otlp_timeout_s * 1000), 1),
     }
     compression = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}.get(
         config.otlp_compression, grpc.Compression.NoCompression
@@ -477,15 +494,15 @@ def _is_timeout(error: BaseException) -> bool:
 
 def _cause(error: BaseException) -> str:
     """Says what is at the root of an error; only in words that cannot hold a header or a password."""
-    *_, root = _causes(error)
+    causes = list(_causes(error))
+    root = causes[-1]
     if isinstance(root, ssl.SSLCertVerificationError):
         return f"TLS: certificate not trusted: {root.verify_message}"
     if isinstance(root, ssl.SSLError):
         return f"TLS: {root.reason or type(root).__name__}"
-    if _is_timeout(error):
-        return "timed out while connecting" if isinstance(error, requests.ConnectTimeout) else "timed out"
-    if isinstance(root, HTTPException):
-        return f"broken HTTP answer: {type(root).__name__}"
+    for cause in causes:
+        if isinstance(cause, HTTPException):
+            return f"broken HTTP answer: {type(cause).__name__}"
     if isinstance(root, OSError) and root.strerror:
         return root.strerror
     return str(root) if type(root) is OSError else type(root).__name__  # so does http.client say what a proxy answers

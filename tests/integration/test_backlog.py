@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MIB = 2**20
-MEMORY_GROWTH_BYTES_MAX = 32 * MIB
+MEMORY_GROWTH_BYTES_MAX = 12 * MIB
 """What the allocator may keep more or less; the larger backlog has many times that."""
 
 RECORD_ID = re.compile(rb'"audit\.record\.id","value":\{"stringValue":"([^"]+)"')
@@ -34,16 +34,17 @@ import os, sys, time
 from fastapi import FastAPI
 import tron_audit_otel as audit
 
-audit.instrument(FastAPI())
+app = FastAPI()
+audit.instrument(app)
 total = int(sys.argv[1])
 for number in range(total):
     if number % 1000 == 0:
-        while audit.stats().own.queued > 8000:
+        while audit.stats().queued > 8000:
             time.sleep(0.01)
     audit.record(action="DELETE", resource=f"backups/{number}", actor="alice@example.com")
-while (own := audit.stats().own).queued or own.emitted < total:
+while audit.stats().queued:
     time.sleep(0.01)
-assert not own.dropped, own
+assert not audit.stats().dropped, audit.stats()
 os._exit(0)
 """
 
@@ -53,7 +54,8 @@ import signal
 from fastapi import FastAPI
 import tron_audit_otel as audit
 
-audit.instrument(FastAPI())
+app = FastAPI()
+audit.instrument(app)
 audit.record(action="UPDATE", resource="backups/last")
 signal.sigwait([signal.SIGTERM])
 """
@@ -123,11 +125,11 @@ def check_arrived(data: Path, records: int) -> None:
 
 @pytest.mark.parametrize(
     ("few", "many"),
-    [pytest.param(2_000, 20_000, id="short"), pytest.param(20_000, 1_000_000, id="long", marks=pytest.mark.soak)],
+    [pytest.param(5_000, 40_000, id="short"), pytest.param(20_000, 1_000_000, id="long", marks=pytest.mark.soak)],
 )
 def test_a_backlog_is_shipped_whole_and_in_the_same_memory(otelcol: Path, tmp_path: Path, few: int, many: int) -> None:
     little = shipped(otelcol, tmp_path / "few", few)
     much = shipped(otelcol, tmp_path / "many", many)
-    print(much)  # noqa: T201 - the figures for the documentation
+    print(little, much, sep="\n")  # noqa: T201 - the figures for the documentation
     growth = much.memory_bytes - little.memory_bytes
     assert growth < MEMORY_GROWTH_BYTES_MAX, f"{growth / MIB:.0f} MiB more for the larger backlog: {little}; {much}"

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from collector import servers
 
-RATE = 300
+RATE = 400
+REQUESTS_PER_ORDER = 1_000
 SECONDS_BETWEEN_KILLS = 0.3
 STORE_SECONDS = 3
 """The store keeps in memory what it has acknowledged, for a second or so; past this it is on disk."""
@@ -53,7 +54,7 @@ def rows(store: servers.VictoriaLogs) -> list[dict[str, str]]:
 def test_killed_in_every_order(
     otelcol: Path, tmp_path: Path, store: servers.VictoriaLogs, orders: Sequence[Sequence[str]]
 ) -> None:
-    requests = 1_000 * len(orders)
+    requests = REQUESTS_PER_ORDER * len(orders)
     with Faulty(f"{store.url}/insert/opentelemetry") as proxy:
         proxy.fault = faulty.durable(STORE_SECONDS, lambda: (store.pid, store.running))
         siem = {"ELASTIC_OTLP_URL": proxy.url, "ELASTIC_OTLP_API_KEY": "made-up"}

@@ -1,0 +1,646 @@
+"""The journal when processes are killed and forked, and when the disk refuses: with real processes, and a real limit."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+
+from tron_audit_otel import journal as journals
+from tron_audit_otel.errors import JournalError
+from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel.journal_dir import check, inspect, swap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WAIT_SECONDS = 20
+
+
+def create(root: Path, *, bytes_max: int = 1 << 20, fsync: bool = True) -> DiskJournal:
+    return DiskJournal.create(root, bytes_max=bytes_max, fsync=fsync)
+
+
+def crash(journal: DiskJournal) -> None:
+    """Leaves everything as a kill of its process would, whose end releases the lock."""
+    journal._directory.close()
+
+
+def drain(journal: DiskJournal) -> tuple[list[bytes], int]:
+    """Reads and acknowledges all of it: payloads, and how many records are damaged."""
+    payloads, damaged = [], 0
+    while (chunk := journal.read(1 << 16)) is not None:
+        payloads += [frame.payload for frame in chunk.frames]
+        damaged += chunk.damaged
+        journal.acknowledge(chunk)
+    return payloads, damaged
+
+
+@contextmanager
+def python(script: str, *arguments: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Runs a script in a process of its own, and ends it."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def out(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdout is not None
+    return process.stdout
+
+
+# --- killed
+
+APPENDS_AND_ACKNOWLEDGES = """
+import random, sys, threading
+from pathlib import Path
+from tron_audit_otel.journal import DiskJournal
+
+root, seed = Path(sys.argv[1]), int(sys.argv[2])
+journal = DiskJournal.create(root, bytes_max=400_000, fsync=False)
+
+def acknowledge():
+    while True:
+        chunk = journal.read(20_000)
+        if chunk is not None:
+            for frame in chunk.frames:
+                sys.stdout.write(f"read {int(frame.payload[:8])}\\n")
+            sys.stdout.flush()
+            journal.acknowledge(chunk)
+
+if seed % 2:
+    threading.Thread(target=acknowledge, daemon=True).start()
+choose = random.Random(seed)
+for number in range(1_000_000):
+    while True:
+        try:
+            journal.append(b"%08d" % number + bytes(choose.randrange(20_000)), 1)
+            break
+        except Exception as error:
+            if error.reason != "journal_full":
+                raise
+            if not seed % 2:
+                sys.stdin.read()
+    sys.stdout.write(f"appended {number}\\n")
+    sys.stdout.flush()
+"""
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_kill_at_any_moment_costs_nothing_that_was_committed_and_repeats_little(seed: int, tmp_path: Path) -> None:
+    with python(APPENDS_AND_ACKNOWLEDGES, tmp_path, seed, stdin=subprocess.PIPE) as process:
+        timer = threading.Timer(0.4 + random.Random(seed).random() * 0.3, process.kill)  # noqa: S311 - no secret
+        timer.start()
+        lines = [line.split() for line in out(process).read().splitlines(keepends=True) if line.endswith("\n")]
+        timer.join()
+    appended = [int(number) for word, number in lines if word == "appended"]
+    read = [int(number) for word, number in lines if word == "read"]
+    assert read == list(range(len(read)))
+    (adopted,) = adopt(tmp_path) or [None]
+    if adopted is None:  # killed before it had begun
+        assert appended == []
+        return
+    payloads, damaged = drain(adopted)
+    left = [int(payload[:8]) for payload in payloads]
+    assert damaged == 0
+    begin = left[0] if left else len(read)
+    assert left == list(range(begin, begin + len(left)))
+    assert begin <= len(read)  # nothing is left out between what was read before and now
+    assert begin + len(left) >= len(appended)  # nothing is missing at the end
+    assert not adopted.clean
+    adopted.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- many at once
+
+ADOPTS = """
+import sys, time
+from pathlib import Path
+from tron_audit_otel.journal import adopt
+
+root, start = Path(sys.argv[1]), float(sys.argv[2])
+time.sleep(max(0, start - time.time()))
+for journal in adopt(root):
+    while (chunk := journal.read(100)) is not None:
+        for frame in chunk.frames:
+            print(frame.payload.decode())
+        journal.acknowledge(chunk)
+    journal.close()
+"""
+
+
+def test_processes_that_adopt_together_adopt_each_record_once(tmp_path: Path) -> None:
+    expected = []
+    for number in range(30):
+        journal = create(tmp_path, fsync=False)
+        for part in range(3):
+            journal.append(f"{number}/{part}".encode(), 1)
+            expected.append(f"{number}/{part}")
+        crash(journal)
+    start = time.time() + 1.5
+    processes = [
+        subprocess.Popen([sys.executable, "-c", ADOPTS, str(tmp_path), str(start)], stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    adopted = [process.communicate(timeout=WAIT_SECONDS)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8
+    assert sorted(sum(adopted, [])) == sorted(expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+LIVES_AND_ADOPTS = """
+import os, random, sys, time
+from pathlib import Path
+from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel.journal_dir import inspect
+
+root, who = Path(sys.argv[1]), int(sys.argv[2])
+choose = random.Random(who)
+for turn in range(60):
+    journal = DiskJournal.create(root, bytes_max=100_000, fsync=False)
+    for part in range(choose.randrange(3)):
+        journal.append(f"{who}/{turn}/{part}".encode(), 1)
+        print("appended", f"{who}/{turn}/{part}")
+    for found in [*adopt(root), *([journal] if choose.random() < 0.5 else [])]:
+        while (chunk := found.read(10)) is not None:
+            for frame in chunk.frames:
+                print("read", frame.payload.decode())
+            found.acknowledge(chunk)
+        if found is not journal:
+            found.close()
+    if choose.random() < 0.5:
+        journal.close()
+    else:
+        journal._directory.close()  # as a kill would leave it
+    if choose.random() < 0.2:
+        inspect(root)
+"""
+
+
+def test_directories_that_come_and_go_under_many_hands_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LIVES_AND_ADOPTS, str(tmp_path), str(who)], stdout=subprocess.PIPE, text=True
+        )
+        for who in range(6)
+    ]
+    lines = [process.communicate(timeout=WAIT_SECONDS)[0].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6
+    said = [line.split() for line in sum(lines, [])]
+    read = [name for word, name in said if word == "read"]
+    for journal in adopt(tmp_path):
+        read += [payload.decode() for payload in drain(journal)[0]]
+        journal.close()
+    assert sorted(read) == sorted(name for word, name in said if word == "appended")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_who_swap_together_see_one_order(tmp_path: Path) -> None:
+    before: list[str | None] = []
+    threads = [
+        threading.Thread(target=lambda name=str(number): before.append(swap(tmp_path, "policy", name)))
+        for number in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    last = swap(tmp_path, "policy", "end")
+    assert sorted([*before, last], key=str) == sorted([None, *map(str, range(10))], key=str)
+
+
+# --- forked
+
+FORKS = """
+import os, sys, time
+from pathlib import Path
+from tron_audit_otel.journal import DiskJournal, MemoryJournal, adopt
+
+root = Path(sys.argv[1])
+journal = DiskJournal.create(root, bytes_max=100_000, fsync=False)
+memory = MemoryJournal(bytes_max=100_000)
+journal.append(b"parent's", 1)
+memory.append(b"parent's", 1)
+descriptors = len(os.listdir("/proc/self/fd"))
+child = os.fork()
+if child == 0:
+    inherited = [name for fd in os.listdir("/proc/self/fd") if str(root) in (name := os.path.realpath(f"/proc/self/fd/{fd}"))]
+    try:
+        journal.append(b"child's", 1)
+    except Exception as error:
+        refused = error.reason
+    seen = (journal.records, journal.bytes, journal.read(100), memory.records, memory.read(100), adopt(root))
+    journal.note(b"child's")
+    journal.close()
+    print(inherited, refused, seen, flush=True)
+    own = DiskJournal.create(root, bytes_max=100_000, fsync=False)
+    own.append(b"child's", 1)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+time.sleep(0.2)
+journal.append(b"parent's again", 1)
+print("parent", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="it looks for inherited descriptors there")
+def test_a_forked_child_has_no_part_in_its_parents_journal(tmp_path: Path) -> None:
+    with python(FORKS, tmp_path) as process:
+        lines = [out(process).readline().strip() for _ in range(3)]
+        child = int(next(line for line in lines if line.isdigit()))
+        try:
+            assert "[] disk_failed (0, 0, None, 0, None, [])" in lines
+            assert "parent" in lines
+            assert [state.alive for state in inspect(tmp_path)] == [True, True]
+            process.kill()
+            process.wait()
+            (adopted,) = adopt(tmp_path)  # though the child lives
+            assert drain(adopted) == ([b"parent's", b"parent's again"], 0)
+            adopted.close()
+        finally:
+            os.kill(child, signal.SIGKILL)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (left := adopt(tmp_path)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert drain(left[0]) == ([b"child's"], 0)
+
+
+FORKS_WHILE_LOCKS_ARE_TAKEN = """
+import os, signal, sys, threading
+from pathlib import Path
+from tron_audit_otel.journal import DiskJournal, adopt
+
+root = Path(sys.argv[1])
+ended = threading.Event()
+
+def come_and_go():
+    while not ended.is_set():
+        journal = DiskJournal.create(root, bytes_max=100_000, fsync=False)
+        journal.append(b"payload", 1)
+        journal.close()
+        for journal in adopt(root):
+            journal.acknowledge(journal.read(100))
+            journal.close()
+
+thread = threading.Thread(target=come_and_go)
+thread.start()
+inherited, children = [], []
+for _ in range(100):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for fd in os.listdir("/proc/self/fd"):
+            name = os.path.realpath(f"/proc/self/fd/{fd}")
+            if name.startswith(str(root)) and name.split(" ")[0].endswith("/lock"):
+                os.write(write, name.encode())
+        os._exit(0)
+    os.close(write)
+    inherited += [os.read(read, 1000)]
+    os.close(read)
+    os.waitpid(child, 0)
+ended.set()
+thread.join()
+print(set(inherited))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="it looks for inherited descriptors there")
+def test_a_child_that_is_forked_while_locks_are_taken_inherits_none(tmp_path: Path) -> None:
+    with python(FORKS_WHILE_LOCKS_ARE_TAKEN, tmp_path) as process:
+        assert out(process).read() == "{b''}\n"
+
+
+# --- the disk refuses
+
+FILLS = """
+import resource, sys
+from pathlib import Path
+from tron_audit_otel.errors import JournalError
+from tron_audit_otel.journal import DiskJournal
+
+journal = DiskJournal.create(Path(sys.argv[1]), bytes_max=1 << 30, fsync=True)
+number = 0
+while True:
+    try:
+        journal.append(b"%08d" % number * 1_000, 1)
+        number += 1
+    except JournalError as error:
+        print(error.reason, number, journal.records, error, flush=True)
+        if sys.stdin.readline() == "":
+            break
+"""
+
+
+def test_a_file_that_may_grow_no_more_is_a_full_disk_until_it_may(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    # The limit is on each file; as segments are larger, the disk is full for this process, in the middle of a frame.
+    with python(FILLS, tmp_path, stdin=subprocess.PIPE, preexec_fn=limit) as process:
+        assert process.stdin is not None
+        for number, enough in ((12, 100_000), (24, 200_000), (24, 200_000)):
+            assert out(process).readline().startswith(f"disk_full {number} {number} the journal ")
+            (path,) = tmp_path.glob("*/*.segment")
+            assert path.stat().st_size < enough  # nothing half-written is left
+            if enough == 200_000:
+                break
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+            process.stdin.write("\n")
+            process.stdin.flush()
+        process.kill()
+    (adopted,) = adopt(tmp_path)
+    assert adopted.torn_bytes == 0
+    assert drain(adopted) == ([b"%08d" % number * 1_000 for number in range(24)], 0)
+
+
+FILLS_A_TMPFS = """
+import os, subprocess, sys
+from pathlib import Path
+
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", sys.argv[1]], check=True)
+from tron_audit_otel.errors import JournalError
+from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel.journal_dir import check, inspect, swap
+
+root = Path(sys.argv[1])
+journal = DiskJournal.create(root, bytes_max=1 << 30, fsync=True)
+ballast = root / "ballast"
+ballast.write_bytes(bytes(500_000))
+number = 0
+for _ in range(2):
+    try:
+        while True:
+            journal.append(b"%08d" % number * 1_000, 1)
+            number += 1
+    except JournalError as error:
+        print(error.reason, number > 30, journal.records == number)
+    check(root)
+    journal.note(bytes(100_000))
+    ballast.unlink(missing_ok=True)
+first = journal.read(100_000)
+journal.acknowledge(first)
+payloads = [frame.payload for frame in first.frames]
+journal.close()
+(adopted,) = adopt(root)
+while (chunk := adopted.read(100_000)) is not None:
+    payloads += [frame.payload for frame in chunk.frames]
+    adopted.acknowledge(chunk)
+adopted.close()
+print(payloads == [b"%08d" % n * 1_000 for n in range(number)], os.listdir(root))
+"""
+
+
+def may_mount() -> bool:
+    """Tells whether this system lets anybody mount a file system for himself."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="this system lets nobody mount; the limit above stands for a full disk")
+def test_a_disk_that_is_full_takes_more_once_it_is_free(tmp_path: Path) -> None:
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", FILLS_A_TMPFS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["disk_full True True", "disk_full True True", "True []"]
+
+
+def test_a_directory_that_may_not_be_written_in_is_told_from_a_full_disk(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from tron_audit_otel.errors import JournalError
+from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel.journal_dir import check, swap
+
+if os.getuid() == 0:
+    os.setuid(65534)  # for root everything may be written in
+for refuse in (check, lambda root: DiskJournal.create(root, bytes_max=1000, fsync=True), lambda root: swap(root, "a", "b")):
+    try:
+        refuse(Path(sys.argv[1]))
+    except JournalError as error:
+        print(error.reason, error)
+print(adopt(Path(sys.argv[1])))
+"""
+    root = tmp_path / "root"
+    journal = create(root)
+    journal.append(b"payload", 1)
+    crash(journal)
+    (root / journal.name).chmod(0)
+    root.chmod(0o555)
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        parent.chmod(0o755)
+    try:
+        with python(script, root, stderr=subprocess.PIPE) as process:
+            said, complained = process.communicate(timeout=WAIT_SECONDS)
+        assert said.splitlines() == [
+            f"disk_failed AUDIT_LOG_JOURNAL_DIR: {root} cannot be written in: Permission denied",
+            f"disk_failed AUDIT_LOG_JOURNAL_DIR: {root} cannot be written in: Permission denied",
+            f"disk_failed AUDIT_LOG_JOURNAL_DIR: {root / 'a'} cannot be written: Permission denied",
+            "[]",
+        ]
+        assert complained == f"the journal {root / journal.name} is left as it is: Permission denied\n"
+    finally:
+        root.chmod(0o700)
+        (root / journal.name).chmod(0o700)
+    (adopted,) = adopt(root)
+    assert drain(adopted) == ([b"payload"], 0)
+
+
+class FailingSync:
+    """Fails as told: a fake, since no disk here does so on demand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.errno = 0
+        self.synced = 0
+        monkeypatch.setattr(journals, "_sync", self)
+
+    def __call__(self, descriptor: int) -> None:
+        self.synced += 1
+        if self.errno:
+            raise OSError(self.errno, os.strerror(self.errno))
+        os.fsync(descriptor)
+
+
+@pytest.fixture
+def sync(monkeypatch: pytest.MonkeyPatch) -> FailingSync:
+    return FailingSync(monkeypatch)
+
+
+def refuse_truncation(descriptor: int, length: int) -> None:
+    """The disk does nothing any longer: a fake, as above."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_commit_is_one_sync_and_none_when_it_is_not_wanted(tmp_path: Path, sync: FailingSync) -> None:
+    journal = create(tmp_path)
+    journal.append(b"one", 1)
+    journal.append(b"two", 1)
+    assert sync.synced == 2
+    create(tmp_path, fsync=False).append(b"three", 1)
+    assert sync.synced == 2
+
+
+@pytest.mark.parametrize(("number", "reason"), [(errno.EIO, "disk_failed"), (errno.ENOSPC, "disk_full")])
+@pytest.mark.parametrize("truncates", [True, False])
+def test_a_segment_whose_sync_failed_is_never_appended_to_again(
+    number: int, reason: str, truncates: bool, tmp_path: Path, sync: FailingSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = create(tmp_path)
+    journal.append(b"before", 1)
+    sync.errno = number
+    if not truncates:
+        monkeypatch.setattr(os, "ftruncate", refuse_truncation)
+    with pytest.raises(JournalError) as raised:
+        journal.append(b"never committed", 7)
+    assert raised.value.reason == reason
+    assert journal.records == 1
+    sync.errno = 0
+    journal.append(b"after", 1)
+    assert len(list(tmp_path.glob("*/*.segment"))) == 2
+    crash(journal)
+    (adopted,) = adopt(tmp_path)
+    assert drain(adopted) == ([b"before", b"after"], 0)
+    adopted.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_syncs_that_keep_failing_leave_no_heap_of_segments(tmp_path: Path, sync: FailingSync) -> None:
+    journal = create(tmp_path)
+    journal.append(b"before", 1)
+    sync.errno = errno.EIO
+    for _ in range(20):
+        with pytest.raises(JournalError):
+            journal.append(b"never committed", 1)
+    assert len(list(tmp_path.glob("*/*.segment"))) == 1
+    sync.errno = 0
+    journal.append(b"after", 1)
+    assert drain(journal) == ([b"before", b"after"], 0)
+
+
+def test_a_read_only_disk_refuses_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake refuses to make files: only root could mount a disk so."""
+    real = os.open
+
+    def read_only(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    journal = create(tmp_path)
+    left = create(tmp_path)
+    left.append(b"left", 1)
+    crash(left)
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(JournalError, match="Read-only file system") as raised:
+        check(tmp_path)
+    assert raised.value.reason == "disk_failed"
+    with pytest.raises(JournalError, match="Read-only file system"):
+        journal.append(b"payload", 1)
+    journal.note(b"{}")
+    assert adopt(tmp_path) == []
+    monkeypatch.setattr(os, "open", real)
+    journal.append(b"payload", 1)
+    assert drain(journal) == ([b"payload"], 0)
+    assert drain(adopt(tmp_path)[0]) == ([b"left"], 0)
+
+
+def test_a_disk_that_refuses_to_read_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake refuses: no disk here has a bad sector on demand."""
+    journal = create(tmp_path)
+    journal.append(b"payload", 3)
+
+    def bad_sector(descriptor: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", bad_sector)
+        with pytest.raises(JournalError, match="cannot be read: Input/output error") as raised:
+            journal.read(100)
+        assert raised.value.reason == "disk_failed"
+        assert journal.records == 3
+        crash(journal)
+        assert adopt(tmp_path) == []  # it stays for later
+    assert drain(adopt(tmp_path)[0]) == ([b"payload"], 0)
+
+
+def test_an_acknowledgement_that_cannot_be_written_repeats_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fake refuses, as above."""
+    journal = create(tmp_path)
+    journal.append(b"payload", 1)
+
+    def refuses(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", refuses)
+        assert drain(journal) == ([b"payload"], 0)
+        journal.close()
+    assert caplog.text.count("is not tidied: Input/output error") == 1
+    assert drain(adopt(tmp_path)[0]) == ([b"payload"], 0)
+
+
+def test_the_counts_do_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake hangs: no disk here does so on demand."""
+    hanging, released = threading.Event(), threading.Event()
+
+    def hang(descriptor: int) -> None:
+        hanging.set()
+        assert released.wait(WAIT_SECONDS)
+
+    journal = create(tmp_path)
+    journal.append(b"one", 1)
+    monkeypatch.setattr(journals, "_sync", hang)
+    thread = threading.Thread(target=journal.append, args=(b"two", 1))
+    thread.start()
+    assert hanging.wait(WAIT_SECONDS)
+    assert (journal.records, journal.bytes > 0) == (1, True)
+    assert drain(journal) == ([b"one"], 0)  # neither does who reads
+    assert thread.is_alive()
+    released.set()
+    thread.join()
+    assert drain(journal) == ([b"two"], 0)
+
+
+def test_one_thread_appends_while_another_reads(tmp_path: Path) -> None:
+    journal = create(tmp_path, bytes_max=60_000, fsync=False)
+    payloads = [f"{number:05d}".encode() * (number % 200) for number in range(1, 3_000)]
+
+    def append() -> None:
+        for payload in payloads:
+            while True:
+                try:
+                    journal.append(payload, 1)
+                    break
+                except JournalError as error:
+                    assert error.reason == "journal_full"  # noqa: PT017 - in a thread, where pytest sees nothing
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    got: list[bytes] = []
+    while thread.is_alive() or journal.records:
+        more, damaged = drain(journal)
+        assert damaged == 0
+        assert journal.bytes <= 60_000
+        got += more
+    assert got == payloads
+    journal.close()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,385 @@
+"""From the event to the journal and on: what is counted, announced, kept and let go of, in one process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+from tests.test_pipeline import event
+from tron_audit_otel import journal_dir, transport
+from tron_audit_otel.config import AuditConfig
+from tron_audit_otel.errors import JournalError
+from tron_audit_otel.journal import DiskJournal
+from tron_audit_otel.outbox import Stats, total
+from tron_audit_otel.pipeline import Pipeline
+from tron_audit_otel.transport import Answer, Fate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+WAIT_SECONDS_MAX = 10
+
+
+class Receiver:
+    """Answers as told, and keeps what it took: a fake, since a real Collector says nothing on demand."""
+
+    def __init__(self) -> None:
+        self.answer = Answer(Fate.DELIVERED)
+        self.poison: str | None = None
+        self.records: list[dict[str, Any]] = []
+
+    def send(self, request: bytes) -> Answer:
+        found = [
+            {pair.key: pair.value.string_value or pair.value.int_value for pair in record.attributes}
+            for resource in ExportLogsServiceRequest.FromString(request).resource_logs
+            for record in resource.scope_logs[0].log_records
+        ]
+        if any(record["audit.action"] == self.poison for record in found):
+            return Answer(Fate.POISON, "HTTP 400")
+        if self.answer.fate is Fate.DELIVERED:
+            self.records += found
+        return self.answer
+
+    def close(self) -> None: ...
+
+    def of(self, action: str) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["audit.action"] == action]
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Receiver:
+    made = Receiver()
+    monkeypatch.setattr(transport, "make", lambda _: made)
+    return made
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> AuditConfig:
+    return AuditConfig(
+        enabled=True, journal_dir=tmp_path, batch_delay_ms=1, retry_seconds_max=0.05, shutdown_seconds_max=0.5
+    )
+
+
+def eventually(found: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def adds_up(stats: Stats) -> bool:
+    return all(
+        counts.emitted == counts.delivered + counts.pending + counts.dead_lettered + sum(counts.dropped.values())
+        for counts in (stats, stats.adopted)
+    )
+
+
+class FullDisk:
+    """Refuses to append until it is free again: a fake, since no real disk fills up on demand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: BaseException | None = JournalError("no space left on device", "disk_full")
+        real = DiskJournal.append
+
+        def append(journal: DiskJournal, payload: bytes, records: int) -> None:
+            if self.error is not None:
+                raise self.error
+            real(journal, payload, records)
+
+        monkeypatch.setattr(DiskJournal, "append", append)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    return FullDisk(monkeypatch)
+
+
+def test_a_stream_begins_and_ends_with_a_record_of_its_own(receiver: Receiver, config: AuditConfig) -> None:
+    pipeline = Pipeline(config, policy="d1")
+    pipeline.emit(event())
+    assert pipeline.shutdown()
+    assert [record["audit.action"] for record in receiver.records] == ["START", "DELETE", "STOP"]
+    start = receiver.records[0]
+    assert start["audit.actor.id"] == "tron_audit_otel"
+    assert start["audit.system.commit"] == "batch"
+    assert start["audit.system.on_full"] == "drop"
+    assert start["audit.policy.sha256"] == "d1"
+    assert [record["audit.sequence.number"] for record in receiver.records] == [1, 2, 3]
+    stats = pipeline.stats()
+    assert (stats.emitted, stats.delivered, stats.pending) == (3, 3, 0)
+    assert not list(config.journal_path.glob("2*"))
+
+
+def test_what_was_not_delivered_is_adopted_by_the_next_process_and_that_is_on_record(
+    receiver: Receiver, config: AuditConfig
+) -> None:
+    receiver.answer = Answer(Fate.RETRY, "HTTP 503")
+    first = Pipeline(config)
+    first.emit(event())
+    assert first.shutdown()
+    assert first.stats().pending == 3
+    receiver.answer = Answer(Fate.DELIVERED)
+    second = Pipeline(config)
+    second.emit(event())
+    eventually(lambda: receiver.of("ADOPT"))
+    eventually(lambda: second.stats().adopted.delivered == 3)
+    assert second.shutdown()
+    [adoption] = receiver.of("ADOPT")
+    assert adoption["audit.system.records"] == 3
+    assert adoption["audit.system.journal"] == first.stats().journal
+    assert len(receiver.of("DELETE")) == 2
+    assert adds_up(second.stats())
+    assert not list(config.journal_path.glob("2*"))
+
+
+def test_another_policy_than_before_is_on_record(receiver: Receiver, config: AuditConfig) -> None:
+    for policy in ("d1", "d1", "d2"):
+        pipeline = Pipeline(config, policy=policy)
+        pipeline.start()
+        eventually(lambda: (config.journal_path / "policy").exists())
+        eventually(lambda: pipeline.stats().pending == 0)  # noqa: B023 - called at once
+        time.sleep(0.05)
+        pipeline.shutdown()
+    [change] = receiver.of("POLICY_CHANGE")
+    assert change["audit.policy.sha256"] == "d2"
+    assert change["audit.policy.previous_sha256"] == "d1"
+
+
+@pytest.mark.parametrize("error", [JournalError("full", "disk_full"), OSError(5, "s3cret"), SystemExit()])
+def test_a_disk_that_is_full_for_a_while_costs_nothing(
+    receiver: Receiver, config: AuditConfig, disk: FullDisk, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.error = error
+    pipeline = Pipeline(config)
+    for _ in range(5):
+        pipeline.emit(event())
+    eventually(lambda: pipeline.stats().blocked)
+    assert pipeline.stats().queued == 6
+    disk.error = None
+    eventually(lambda: pipeline.stats().delivered == 6)
+    assert pipeline.stats().blocked is None
+    assert pipeline.shutdown()
+    assert len(receiver.of("DELETE")) == 5
+    assert not receiver.of("LOSS")
+    assert "no audit record can be written, and they wait in memory" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_what_a_full_disk_costs_is_counted_and_on_record(
+    receiver: Receiver, config: AuditConfig, disk: FullDisk
+) -> None:
+    pipeline = Pipeline(config.model_copy(update={"queue_records_max": 4}))
+    pipeline.start()
+    eventually(lambda: pipeline.stats().blocked)
+    for _ in range(10):
+        pipeline.emit(event())
+    stats = pipeline.stats()
+    assert stats.dropped == {"disk_full": 7}
+    assert adds_up(stats)
+    disk.error = None
+    eventually(lambda: receiver.of("LOSS"))
+    [loss] = receiver.of("LOSS")
+    assert (loss["audit.system.records"], loss["audit.system.reason"]) == (7, "disk_full")
+    assert pipeline.shutdown()
+    assert len(receiver.of("DELETE")) == 3
+    assert adds_up(pipeline.stats())
+
+
+def test_requests_that_were_refused_are_counted_and_on_record(
+    receiver: Receiver, config: AuditConfig, disk: FullDisk
+) -> None:
+    pipeline = Pipeline(config)
+    assert not pipeline.refuses()
+    pipeline.start()
+    eventually(lambda: pipeline.stats().blocked)
+    assert pipeline.refuses()
+    assert pipeline.refuses()
+    assert pipeline.stats().rejected == 2
+    disk.error = None
+    eventually(lambda: receiver.of("LOSS"))
+    [loss] = receiver.of("LOSS")
+    assert (loss["audit.system.records"], loss["audit.system.reason"]) == (2, "request_refused")
+    assert not pipeline.refuses()
+    pipeline.shutdown()
+
+
+def test_a_disk_that_stays_full_ends_with_the_deadline_and_a_count(
+    receiver: Receiver, config: AuditConfig, disk: FullDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(config)
+    pipeline.emit(event())
+    began = time.monotonic()
+    pipeline.shutdown()
+    assert time.monotonic() - began < 5
+    assert pipeline.stats().dropped == {"disk_full": 3}
+    assert adds_up(pipeline.stats())
+    assert "3 audit records are lost: disk_full" in caplog.text
+    assert not receiver.records
+
+
+def test_a_disk_that_hangs_is_an_obstacle_after_a_while(
+    receiver: Receiver, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    real = DiskJournal.append
+
+    def append(journal: DiskJournal, payload: bytes, records: int) -> None:
+        released.wait(10)
+        real(journal, payload, records)
+
+    monkeypatch.setattr(DiskJournal, "append", append)
+    pipeline = Pipeline(config.model_copy(update={"commit_seconds_max": 0.05}))
+    pipeline.emit(event())
+    eventually(pipeline.refuses)
+    stream = pipeline.start()
+    assert stream.outbox
+    assert stream.outbox.obstacle == "disk_stalled"
+    released.set()
+    eventually(lambda: stream.outbox and stream.outbox.obstacle is None)
+    pipeline.shutdown()
+    assert len(receiver.of("DELETE")) == 1
+
+
+def test_a_record_that_fails_is_counted_and_the_rest_goes_on(
+    receiver: Receiver, config: AuditConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(config)
+    pipeline.start()
+
+    def broken(_: Any) -> Any:
+        raise ValueError("s3cret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tron_audit_otel.stream.to_log_record", broken)
+        pipeline.emit(event())
+    pipeline.emit(event())
+    pipeline.shutdown()
+    assert pipeline.stats().dropped == {"failed": 1}
+    assert adds_up(pipeline.stats())
+    assert "s3cret" not in caplog.text
+
+
+def test_what_waits_in_memory_when_the_process_ends_is_counted_as_lost(
+    receiver: Receiver, config: AuditConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.answer = Answer(Fate.RETRY, "HTTP 503")
+    pipeline = Pipeline(config.model_copy(update={"journal": "memory"}))
+    pipeline.emit(event())
+    assert pipeline.shutdown()
+    stats = pipeline.stats()
+    assert stats.dropped == {"shutdown": 3}
+    assert adds_up(stats)
+    assert stats.journal == "memory"
+    assert "3 audit records are lost: shutdown" in caplog.text
+    assert not list(config.journal_path.iterdir())
+
+
+def test_the_counts_are_left_where_an_operator_finds_them(receiver: Receiver, config: AuditConfig) -> None:
+    receiver.answer = Answer(Fate.PARKED, "HTTP 401")
+    pipeline = Pipeline(config.model_copy(update={"service_name": "api"}))
+    pipeline.emit(event())
+    eventually(lambda: pipeline.stats().shipping == "parked")
+    pipeline.shutdown()
+    [state] = journal_dir.inspect(config.journal_path)
+    assert state.note
+    note = json.loads(state.note)
+    assert (note["service"], note["emitted"], note["pending"], note["reason"]) == ("api", 3, 3, "HTTP 401")
+
+
+def test_what_the_receiver_never_takes_is_a_dead_letter(receiver: Receiver, config: AuditConfig) -> None:
+    receiver.poison = "DELETE"
+    pipeline = Pipeline(config)
+    pipeline.emit(event())
+    pipeline.shutdown()
+    stats = pipeline.stats()
+    assert (stats.delivered, stats.dead_lettered) == (2, 1)
+    assert adds_up(stats)
+    [letter] = (config.journal_path / "dead-letter").iterdir()
+    assert "HTTP 400" in letter.read_text()
+
+
+def test_a_stream_that_ends_while_somebody_emits_counts_what_it_no_longer_takes(
+    receiver: Receiver, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(config)
+    stream = pipeline.start()
+    real = stream._provider.shutdown
+
+    def late() -> None:
+        real()
+        stream.emit(event())  # as a thread would that had looked the stream up before
+
+    monkeypatch.setattr(stream._provider, "shutdown", late)
+    pipeline.shutdown()
+    assert pipeline.stats().dropped == {"shutdown": 1}
+    assert adds_up(pipeline.stats())
+
+
+def test_a_late_event_begins_another_stream(receiver: Receiver, config: AuditConfig) -> None:
+    pipeline = Pipeline(config)
+    pipeline.emit(event())
+    pipeline.shutdown()
+    pipeline.emit(event())
+    pipeline.shutdown()
+    assert len(receiver.of("DELETE")) == 2
+    assert [record["audit.sequence.number"] for record in receiver.records] == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_commitment_is_kept_at_once_and_not_after_the_batch_delay(receiver: Receiver, config: AuditConfig) -> None:
+    import anyio  # noqa: PLC0415 - the one test here that needs an event loop
+
+    pipeline = Pipeline(config.model_copy(update={"batch_delay_ms": 60_000}))
+
+    async def commit() -> bool:
+        commitment = pipeline.commit(event())
+        assert commitment
+        return await commitment.wait(WAIT_SECONDS_MAX)
+
+    assert anyio.run(commit)
+    pipeline.shutdown()
+    assert len(receiver.of("DELETE")) == 1
+
+
+def test_a_commitment_to_a_queue_that_is_full_is_not_kept(
+    receiver: Receiver, config: AuditConfig, disk: FullDisk
+) -> None:
+    import anyio  # noqa: PLC0415 - as above
+
+    pipeline = Pipeline(config.model_copy(update={"queue_records_max": 1}))
+    pipeline.start()
+
+    async def commit() -> bool:
+        commitment = pipeline.commit(event())
+        assert commitment
+        return await commitment.wait(WAIT_SECONDS_MAX)
+
+    assert not anyio.run(commit)
+    pipeline.shutdown()
+
+
+def test_the_recovery_of_a_disk_is_said(
+    receiver: Receiver, config: AuditConfig, disk: FullDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    pipeline = Pipeline(config)
+    pipeline.emit(event())
+    eventually(lambda: pipeline.stats().blocked)
+    disk.error = None
+    eventually(lambda: "the audit journal can be written again" in caplog.text)
+    pipeline.shutdown()
+
+
+def test_two_journals_add_up() -> None:
+    one = Stats(emitted=3, delivered=1, pending=2, journal="a", shipping="parked", reason="HTTP 401")
+    two = Stats(emitted=1, pending=1, journal="b", blocked="disk_full")
+    both = total([one, two])
+    assert (both.emitted, both.pending, both.journal, both.shipping) == (4, 3, "a", "parked")
+    assert (both.reason, both.blocked) == ("HTTP 401", "disk_full")
+    assert total([]) == Stats()
