@@ -1,4 +1,4 @@
-"""The journal when processes are killed and forked, and when the disk refuses: with real processes, and a real limit."""
+"""The journal when processes are killed and forked, and when the disk refuses; with real processes and limits."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ from pathlib import Path
 from tron_audit_otel.journal import DiskJournal
 
 root, seed = Path(sys.argv[1]), int(sys.argv[2])
-journal = DiskJournal.create(root, bytes_max=400_000, fsync=False)
+journal = DiskJournal.create(root, bytes_max=4_000_000, fsync=False)
 
 def acknowledge():
     while True:
@@ -101,20 +101,20 @@ for number in range(1_000_000):
 """
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_kill_at_any_moment_costs_nothing_that_was_committed_and_repeats_little(seed: int, tmp_path: Path) -> None:
     with python(APPENDS_AND_ACKNOWLEDGES, tmp_path, seed, stdin=subprocess.PIPE) as process:
-        timer = threading.Timer(0.4 + random.Random(seed).random() * 0.3, process.kill)  # noqa: S311 - no secret
+        said = out(process).readline()
+        timer = threading.Timer(random.Random(seed).random() * 0.2, process.kill)  # noqa: S311 - no secret
         timer.start()
-        lines = [line.split() for line in out(process).read().splitlines(keepends=True) if line.endswith("\n")]
+        said += out(process).read()
         timer.join()
+    lines = [line.split() for line in said.splitlines(keepends=True) if line.endswith("\n")]
     appended = [int(number) for word, number in lines if word == "appended"]
     read = [int(number) for word, number in lines if word == "read"]
     assert read == list(range(len(read)))
-    (adopted,) = adopt(tmp_path) or [None]
-    if adopted is None:  # killed before it had begun
-        assert appended == []
-        return
+    (adopted,) = adopt(tmp_path)
+    assert not adopted.clean
     payloads, damaged = drain(adopted)
     left = [int(payload[:8]) for payload in payloads]
     assert damaged == 0
@@ -122,7 +122,6 @@ def test_a_kill_at_any_moment_costs_nothing_that_was_committed_and_repeats_littl
     assert left == list(range(begin, begin + len(left)))
     assert begin <= len(read)  # nothing is left out between what was read before and now
     assert begin + len(left) >= len(appended)  # nothing is missing at the end
-    assert not adopted.clean
     adopted.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -147,7 +146,7 @@ for journal in adopt(root):
 
 def test_processes_that_adopt_together_adopt_each_record_once(tmp_path: Path) -> None:
     expected = []
-    for number in range(30):
+    for number in range(20):
         journal = create(tmp_path, fsync=False)
         for part in range(3):
             journal.append(f"{number}/{part}".encode(), 1)
@@ -158,9 +157,9 @@ def test_processes_that_adopt_together_adopt_each_record_once(tmp_path: Path) ->
         subprocess.Popen([sys.executable, "-c", ADOPTS, str(tmp_path), str(start)], stdout=subprocess.PIPE, text=True)
         for _ in range(8)
     ]
-    adopted = [process.communicate(timeout=WAIT_SECONDS)[0].split() for process in processes]
+    adopted = [name for process in processes for name in process.communicate(timeout=WAIT_SECONDS)[0].split()]
     assert [process.returncode for process in processes] == [0] * 8
-    assert sorted(sum(adopted, [])) == sorted(expected)
+    assert sorted(adopted) == sorted(expected)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,7 +171,7 @@ from tron_audit_otel.journal_dir import inspect
 
 root, who = Path(sys.argv[1]), int(sys.argv[2])
 choose = random.Random(who)
-for turn in range(60):
+for turn in range(30):
     journal = DiskJournal.create(root, bytes_max=100_000, fsync=False)
     for part in range(choose.randrange(3)):
         journal.append(f"{who}/{turn}/{part}".encode(), 1)
@@ -198,11 +197,10 @@ def test_directories_that_come_and_go_under_many_hands_lose_and_repeat_nothing(t
         subprocess.Popen(
             [sys.executable, "-c", LIVES_AND_ADOPTS, str(tmp_path), str(who)], stdout=subprocess.PIPE, text=True
         )
-        for who in range(6)
+        for who in range(4)
     ]
-    lines = [process.communicate(timeout=WAIT_SECONDS)[0].splitlines() for process in processes]
-    assert [process.returncode for process in processes] == [0] * 6
-    said = [line.split() for line in sum(lines, [])]
+    said = [line.split() for process in processes for line in process.communicate(timeout=WAIT_SECONDS)[0].splitlines()]
+    assert [process.returncode for process in processes] == [0] * 4
     read = [name for word, name in said if word == "read"]
     for journal in adopt(tmp_path):
         read += [payload.decode() for payload in drain(journal)[0]]
@@ -237,10 +235,10 @@ journal = DiskJournal.create(root, bytes_max=100_000, fsync=False)
 memory = MemoryJournal(bytes_max=100_000)
 journal.append(b"parent's", 1)
 memory.append(b"parent's", 1)
-descriptors = len(os.listdir("/proc/self/fd"))
 child = os.fork()
 if child == 0:
-    inherited = [name for fd in os.listdir("/proc/self/fd") if str(root) in (name := os.path.realpath(f"/proc/self/fd/{fd}"))]
+    names = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    inherited = [name for name in names if str(root) in name]
     try:
         journal.append(b"child's", 1)
     except Exception as error:
@@ -410,7 +408,10 @@ print(payloads == [b"%08d" % n * 1_000 for n in range(number)], os.listdir(root)
 def may_mount() -> bool:
     """Tells whether this system lets anybody mount a file system for himself."""
     command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
-    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
 
 
 @pytest.mark.skipif(not may_mount(), reason="this system lets nobody mount; the limit above stands for a full disk")
@@ -431,7 +432,8 @@ from tron_audit_otel.journal_dir import check, swap
 
 if os.getuid() == 0:
     os.setuid(65534)  # for root everything may be written in
-for refuse in (check, lambda root: DiskJournal.create(root, bytes_max=1000, fsync=True), lambda root: swap(root, "a", "b")):
+create = lambda root: DiskJournal.create(root, bytes_max=1000, fsync=True)
+for refuse in (check, create, lambda root: swap(root, "a", "b")):
     try:
         refuse(Path(sys.argv[1]))
     except JournalError as error:
@@ -483,9 +485,15 @@ def sync(monkeypatch: pytest.MonkeyPatch) -> FailingSync:
     return FailingSync(monkeypatch)
 
 
-def refuse_truncation(descriptor: int, length: int) -> None:
-    """The disk does nothing any longer: a fake, as above."""
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
+@pytest.fixture(params=["truncates", "does not truncate either"])
+def truncation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a disk that does nothing any longer: a fake, as above."""
+
+    def refuse(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    if request.param != "truncates":
+        monkeypatch.setattr(os, "ftruncate", refuse)
 
 
 def test_a_commit_is_one_sync_and_none_when_it_is_not_wanted(tmp_path: Path, sync: FailingSync) -> None:
@@ -498,15 +506,13 @@ def test_a_commit_is_one_sync_and_none_when_it_is_not_wanted(tmp_path: Path, syn
 
 
 @pytest.mark.parametrize(("number", "reason"), [(errno.EIO, "disk_failed"), (errno.ENOSPC, "disk_full")])
-@pytest.mark.parametrize("truncates", [True, False])
+@pytest.mark.usefixtures("truncation")
 def test_a_segment_whose_sync_failed_is_never_appended_to_again(
-    number: int, reason: str, truncates: bool, tmp_path: Path, sync: FailingSync, monkeypatch: pytest.MonkeyPatch
+    number: int, reason: str, tmp_path: Path, sync: FailingSync
 ) -> None:
     journal = create(tmp_path)
     journal.append(b"before", 1)
     sync.errno = number
-    if not truncates:
-        monkeypatch.setattr(os, "ftruncate", refuse_truncation)
     with pytest.raises(JournalError) as raised:
         journal.append(b"never committed", 7)
     assert raised.value.reason == reason

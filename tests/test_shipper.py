@@ -240,10 +240,12 @@ def test_a_backlog_goes_in_requests_below_the_limit(tmp_path: Path) -> None:
     with rigged(Letters(tmp_path), bytes_max=4000) as rig:
         for number in range(50):
             rig.put(str(number), padding=900)
+        began = time.monotonic()
         rig.shipper.start()
         assert rig.shipper.drain(WAIT_SECONDS)
         assert rig.receiver.taken == [str(number) for number in range(50)]
         assert max(map(len, rig.receiver.requests)) <= 4000
+        assert rig.ticks <= 1 + (time.monotonic() - began)  # not one a request
 
 
 def test_nothing_is_missed_that_comes_just_before_the_thread_waits(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -670,6 +672,7 @@ def test_a_transport_that_raises_is_an_outage(rig: Rig, error: BaseException, ca
     rig.wait_until_empty()
     assert rig.receiver.taken == ["a"]
     assert lines(caplog, logging.WARNING) == [f"audit records wait: {type(error).__name__}"]
+    assert rig.receiver.closed.is_set()  # another one may be in better health
 
 
 def test_a_transport_that_cannot_be_made_is_an_alert_and_made_later(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -902,6 +905,16 @@ def test_drain_gives_up_when_its_time_is_over(rig: Rig) -> None:
     rig.shipper.start()
     assert not rig.shipper.drain(0.1)
     go_on.set()
+    assert rig.shipper.drain(WAIT_SECONDS)
+
+
+def test_drain_looks_for_what_nobody_told_of(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipper, "TICK_SECONDS", 3600)
+    rig.shipper.start()
+    rig.wait(lambda: not rig.shipper._wake.is_set())
+    time.sleep(0.05)
+    rig.ledger.adopt(1)
+    rig.journal.append(request(["a"]), 1)
     assert rig.shipper.drain(WAIT_SECONDS)
 
 

@@ -39,7 +39,8 @@ class Receiver:
         found = [
             {pair.key: pair.value.string_value or pair.value.int_value for pair in record.attributes}
             for resource in ExportLogsServiceRequest.FromString(request).resource_logs
-            for record in resource.scope_logs[0].log_records
+            for scope in resource.scope_logs
+            for record in scope.log_records
         ]
         if any(record["audit.action"] == self.poison for record in found):
             return Answer(Fate.POISON, "HTTP 400")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-TIMEOUT_S = 0.3
+TIMEOUT_S = 0.2
 """Of the transports that are to run into it."""
 
 TIMED_OUT = f"no answer within {TIMEOUT_S:g} s"
@@ -579,9 +579,9 @@ def test_a_dead_address_among_several_does_not_hide_the_living(
         dead.bind(("127.0.0.1", 0))
         dead.listen(0)
         for _ in range(8):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(dead.getsockname())
+            client = stack.enter_context(socket.socket())
+            client.settimeout(0)
+            client.connect_ex(dead.getsockname())
         family = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
         addresses = [(*family, dead.getsockname()), (*family, ("127.0.0.1", receiver.server_port))]
         with monkeypatch.context() as patched:

@@ -431,21 +431,25 @@ class DiskJournal:
 
     def _dispose(self) -> None:
         """Removes the segments that are acknowledged, once it is durable that they are: else they would be missed."""
-        with self._tidying, self._complaining():
+        with self._tidying:
             with self._state:
                 number = self._acknowledged.number
                 done = [segment for segment in self._segments if self._is_done(segment)]
-            if done and self._fsync:
-                self._directory.put_number(ACKNOWLEDGED, number, sync=True)
-            for segment in done:
-                name = segment_name(segment.index)
-                if segment.damaged:
-                    self._directory.set_aside(name)
-                else:
-                    self._directory.remove(name)
-                with self._state:
-                    self._segments.remove(segment)
-                    self._bytes -= segment.size
+            if done:
+                with self._complaining():
+                    if self._fsync:
+                        self._directory.put_number(ACKNOWLEDGED, number, sync=True)
+                    for segment in done:
+                        self._remove(segment)
+
+    def _remove(self, segment: Segment) -> None:
+        if segment.damaged:
+            self._directory.set_aside(segment_name(segment.index))
+        else:
+            self._directory.remove(segment_name(segment.index))
+        with self._state:
+            self._segments.remove(segment)
+            self._bytes -= segment.size
 
     def _is_done(self, segment: Segment) -> bool:
         at = self._acknowledged

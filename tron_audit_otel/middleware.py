@@ -16,7 +16,9 @@ from starlette.websockets import WebSocketDisconnect
 from tron_audit_otel import context
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import ERROR_STATUS_MIN, cause, error_type
-from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, HttpExchange, WebSocketExchange, lost
+from tron_audit_otel.exchange import SCOPE_KEY, lost
+from tron_audit_otel.http_exchange import NO_ROOM, UNAVAILABLE, HttpExchange
+from tron_audit_otel.websocket_exchange import WebSocketExchange
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -1,0 +1,113 @@
+"""A WebSocket as it passes, and how it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.websockets import WebSocketDisconnect
+
+from tron_audit_otel.errors import JournalError
+from tron_audit_otel.event import ERROR_STATUS_MIN, Outcome, cause, error_type
+from tron_audit_otel.exchange import CANCELLED, CLIENT_DISCONNECTED, NO_RESPONSE, Exchange
+
+if TYPE_CHECKING:
+    from starlette.types import Message
+
+SWITCHING_PROTOCOLS = 101
+FORBIDDEN = 403
+
+CLOSED_NORMALLY = (1000, 1001, 1005)
+"""RFC 6455, 7.4.1: normal closure, going away, no code given."""
+CLOSED_ABNORMALLY = 1006
+SERVER_STOPPED = 1012
+"""Service restart (IANA, WebSocket close codes): what uvicorn tells both sides when it is stopped."""
+TRY_AGAIN_LATER = 1013
+"""IANA, WebSocket close codes."""
+
+
+class WebSocketExchange(Exchange):
+    """A WebSocket from handshake to close, or a refused handshake. It ends when its handler ends."""
+
+    __slots__ = ()
+
+    async def receive(self) -> Message:
+        """Passes a message to the application."""
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._disconnected = True
+            self._closed(message.get("code") or CLOSED_NORMALLY[-1])
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Passes a message to the server; under `commit: response` not the last one, at first."""
+        if self._audit.commit is not None and self._ends(message):
+            self._note(message)
+            if self._waits():
+                self.returned()
+            await self.settle()
+        try:
+            await self._send(message)
+        except OSError:
+            self._closed(CLOSED_ABNORMALLY)  # as Starlette's own WebSocketDisconnect has it
+            raise
+        self._note(message)
+
+    def _ends(self, message: Message) -> bool:
+        kind = message["type"]
+        return kind == "websocket.close" or (
+            kind == "websocket.http.response.body" and not message.get("more_body", False)
+        )
+
+    def _note(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._status = SWITCHING_PROTOCOLS
+        elif kind == "websocket.http.response.start":
+            self._status = message["status"]
+        elif kind == "websocket.close" and self._status is None:
+            self._status = FORBIDDEN  # ASGI: a close before the accept refuses the handshake so
+        elif kind == "websocket.close" and self._status == SWITCHING_PROTOCOLS:
+            self._closed(message.get("code") or CLOSED_NORMALLY[0])
+
+    async def refuse(self) -> None:
+        """Refuses the handshake."""
+        await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+
+    async def settle(self) -> None:
+        """Holds the end until its record is on disk.
+
+        Raises:
+            JournalError: It cannot be; the server closes the connection.
+        """
+        if not await self.is_committed():
+            raise JournalError("the audit record of this WebSocket cannot be written", "disk_failed")
+
+    def _closed(self, code: int) -> None:
+        """The side that closes first says why; the other's frame is an echo."""
+        self._close_code = self._close_code or code
+
+    def raised(self, error: BaseException) -> None:
+        """The handler raised."""
+        error = cause(error)
+        if isinstance(error, WebSocketDisconnect):
+            self.returned()
+        elif not isinstance(error, Exception):
+            self.finish(Outcome.UNKNOWN, CANCELLED)
+        else:
+            self._status = self._status or ERROR_STATUS_MIN
+            self.finish(Outcome.FAILURE, error_type(error))
+
+    def returned(self) -> None:
+        """The handler returned."""
+        if self._status is None:
+            self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED if self._disconnected else NO_RESPONSE)
+        elif self._status != SWITCHING_PROTOCOLS:
+            self.finish(Outcome.FAILURE)
+        elif self._close_code is None or self._close_code in CLOSED_NORMALLY:
+            self.finish(Outcome.SUCCESS)
+        elif self._close_code == CLOSED_ABNORMALLY:
+            self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
+        elif self._close_code == SERVER_STOPPED:
+            self.finish(Outcome.UNKNOWN, CANCELLED)
+        else:
+            self.finish(Outcome.FAILURE)
