@@ -16,7 +16,7 @@ RANKS = (
     {"source_ip", "resource", "run", "transport", "stream_dir"},
     {"context", "policy", "log_record", "route", "journal_dir"},
     {"policy_file", "exchange", "encoder", "journal", "dead_letter"},
-    {"http_exchange", "websocket_exchange", "batch"},
+    {"http_exchange", "websocket_exchange", "batch", "receiver"},
     {"middleware", "shipper"},
     {"outbox"},
     {"exporter", "metrics"},

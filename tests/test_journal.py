@@ -491,6 +491,14 @@ def test_a_kill_while_a_directory_is_made_or_removed_leaves_nothing_to_send(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_kill_while_a_note_is_written_keeps_no_directory(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    crash(journal)
+    (tmp_path / journal.name / "status.json.new").write_text("half")
+    only(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_segment_is_counted_exactly(tmp_path: Path) -> None:
     payloads = prepared(tmp_path)
     middle = segments(tmp_path)[1]

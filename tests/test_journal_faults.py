@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import resource
@@ -19,12 +20,13 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from tron_audit_otel import journal as journals
+from tron_audit_otel import journal_dir, stream_dir
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.journal import DiskJournal, adopt
 from tron_audit_otel.journal_dir import check, inspect, swap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WAIT_SECONDS = 20
 
@@ -171,7 +173,7 @@ from tron_audit_otel.journal_dir import inspect
 
 root, who = Path(sys.argv[1]), int(sys.argv[2])
 choose = random.Random(who)
-for turn in range(30):
+for turn in range(20):
     journal = DiskJournal.create(root, bytes_max=100_000, fsync=False)
     for part in range(choose.randrange(3)):
         journal.append(f"{who}/{turn}/{part}".encode(), 1)
@@ -221,6 +223,27 @@ def test_many_who_swap_together_see_one_order(tmp_path: Path) -> None:
         thread.join()
     last = swap(tmp_path, "policy", "end")
     assert sorted([*before, last], key=str) == sorted([None, *map(str, range(10))], key=str)
+
+
+def test_a_swap_does_not_wait_for_ever_for_one_that_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_dir, "SWAP_SECONDS_MAX", 0.05)
+    swap(tmp_path, "policy", "before")
+    with (tmp_path / "policy.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(JournalError, match=r"policy cannot be written: policy\.lock is locked"):
+            swap(tmp_path, "policy", "never")
+    assert swap(tmp_path, "policy", "after") == "before"
+
+
+def test_a_look_at_a_lock_keeps_nobody_from_adopting(tmp_path: Path) -> None:
+    journal = create(tmp_path)
+    crash(journal)
+    lock = (tmp_path / journal.name / "lock").open("r+")
+    fcntl.flock(lock, fcntl.LOCK_SH)  # as `inspect` does
+    timer = threading.Timer(stream_dir.PROBE_SECONDS / 4, lock.close)
+    timer.start()
+    assert [found.name for found in adopt(tmp_path)] == [journal.name]
+    timer.join()
 
 
 # --- forked
@@ -300,7 +323,7 @@ def come_and_go():
 thread = threading.Thread(target=come_and_go)
 thread.start()
 inherited, children = [], []
-for _ in range(100):
+for _ in range(60):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -465,6 +488,15 @@ print(adopt(Path(sys.argv[1])))
     assert drain(adopted) == ([b"payload"], 0)
 
 
+def failing(number: int) -> Callable[..., Any]:
+    """What the disk refuses: a fake, since no disk here does so on demand."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
 class FailingSync:
     """Fails as told: a fake, since no disk here does so on demand."""
 
@@ -488,12 +520,8 @@ def sync(monkeypatch: pytest.MonkeyPatch) -> FailingSync:
 @pytest.fixture(params=["truncates", "does not truncate either"])
 def truncation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a disk that does nothing any longer: a fake, as above."""
-
-    def refuse(descriptor: int, length: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     if request.param != "truncates":
-        monkeypatch.setattr(os, "ftruncate", refuse)
+        monkeypatch.setattr(os, "ftruncate", failing(errno.EIO))
 
 
 def test_a_commit_is_one_sync_and_none_when_it_is_not_wanted(tmp_path: Path, sync: FailingSync) -> None:
@@ -540,6 +568,21 @@ def test_syncs_that_keep_failing_leave_no_heap_of_segments(tmp_path: Path, sync:
     assert drain(journal) == ([b"before", b"after"], 0)
 
 
+def test_a_segment_whose_name_is_not_durable_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake refuses, as above."""
+    journal = create(tmp_path)
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(JournalError, match="Input/output error"):
+        journal.append(b"never committed", 1)
+    assert list(tmp_path.glob("*/*.segment")) == []
+    # Some network file systems sync no directory, and say that it is invalid.
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    journal.append(b"committed", 1)
+    monkeypatch.undo()
+    crash(journal)
+    assert drain(adopt(tmp_path)[0]) == ([b"committed"], 0)
+
+
 def test_a_read_only_disk_refuses_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake refuses to make files: only root could mount a disk so."""
     real = os.open
@@ -572,17 +615,16 @@ def test_a_disk_that_refuses_to_read_loses_nothing(tmp_path: Path, monkeypatch: 
     journal = create(tmp_path)
     journal.append(b"payload", 3)
 
-    def bad_sector(descriptor: int, length: int, offset: int) -> bytes:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pread", bad_sector)
+        patched.setattr(os, "pread", failing(errno.EIO))
         with pytest.raises(JournalError, match="cannot be read: Input/output error") as raised:
             journal.read(100)
         assert raised.value.reason == "disk_failed"
         assert journal.records == 3
         crash(journal)
         assert adopt(tmp_path) == []  # it stays for later
+        with pytest.raises(JournalError, match=f"the journal {tmp_path / journal.name} cannot be read: Input/output"):
+            inspect(tmp_path)
     assert drain(adopt(tmp_path)[0]) == ([b"payload"], 0)
 
 
@@ -593,11 +635,8 @@ def test_an_acknowledgement_that_cannot_be_written_repeats_and_loses_nothing(
     journal = create(tmp_path)
     journal.append(b"payload", 1)
 
-    def refuses(descriptor: int, data: bytes, offset: int) -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", refuses)
+        patched.setattr(os, "pwrite", failing(errno.EIO))
         assert drain(journal) == ([b"payload"], 0)
         journal.close()
     assert caplog.text.count("is not tidied: Input/output error") == 1

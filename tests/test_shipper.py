@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.test_batch import NO_PROTOBUF, ids_of, request
 from tron_audit_otel import batch, shipper
+from tron_audit_otel import receiver as receivers
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.journal import Chunk, Frame, MemoryJournal, Position
@@ -402,15 +403,15 @@ def test_an_outage_that_was_not_said_at_once_is_said_later(
     rig.put("b")
     rig.wait(lambda: rig.sent.count(Fate.RETRY) > 3)
     assert lines(caplog, logging.WARNING) == ["audit records wait: HTTP 503"]
-    monkeypatch.setattr(shipper, "LOG_SECONDS_MIN", 0)
+    monkeypatch.setattr(receivers, "LOG_SECONDS_MIN", 0)
     rig.wait(lambda: lines(caplog, logging.WARNING)[1:] == ["audit records wait: HTTP 429"])
 
 
-def receiver(answer: Answer, seconds_max: float = 0.02) -> shipper._Receiver:
+def receiver(answer: Answer, seconds_max: float = 0.02) -> receivers.Receiver:
     transport = Receiver()
     transport.always = answer
-    log = shipper._Log()
-    return shipper._Receiver(lambda: transport, lambda *_: None, shipper._Backoff(seconds_max), log)
+    log = receivers.Log()
+    return receivers.Receiver(lambda: transport, lambda *_: None, receivers.Backoff(seconds_max), log)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +435,7 @@ def test_a_pause_that_the_receiver_asks_for_is_kept_within_reason(
 
 
 def test_pauses_grow_to_the_longest_and_begin_anew_after_success() -> None:
-    backoff = shipper._Backoff(1.0)
+    backoff = receivers.Backoff(1.0)
     pauses = [backoff.next_s() for _ in range(100)]
     assert 0.05 <= pauses[0] <= 0.1 <= pauses[2] <= 0.4
     assert all(0.5 <= pause <= 1.0 for pause in pauses[4:])
@@ -446,7 +447,7 @@ def test_pauses_grow_to_the_longest_and_begin_anew_after_success() -> None:
 def test_the_first_pause_of_an_outage_is_short_whatever_was_before() -> None:
     transport = Receiver()
     transport.script.extend([*[DOWN] * 9, TAKEN, DOWN])
-    end = shipper._Receiver(lambda: transport, lambda *_: None, shipper._Backoff(30), shipper._Log())
+    end = receivers.Receiver(lambda: transport, lambda *_: None, receivers.Backoff(30), receivers.Log())
     for _ in range(9):
         end.send(b"")
     assert end.pause_s > 1
@@ -780,7 +781,7 @@ def test_callbacks_and_log_handlers_that_raise_end_nothing(rig: Rig, monkeypatch
     monkeypatch.setattr(shipper, "TICK_SECONDS", 0.0)
     monkeypatch.setattr(rig.shipper, "_tick", fail)
     monkeypatch.setattr(rig.shipper._receiver, "_on_sent", fail)
-    monkeypatch.setattr(shipper._logger, "log", fail)
+    monkeypatch.setattr(receivers._logger, "log", fail)
     rig.receiver.script.extend([DOWN, DENIED])
     rig.put("a")
     rig.shipper.start()

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -92,6 +93,10 @@ def eventually(is_so: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def workers() -> int:
+    return sum(thread.name == "tron-audit-transport" for thread in threading.enumerate())
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -181,6 +186,13 @@ def test_what_is_sent_is_an_otlp_request(receiver: Receiver) -> None:
     assert headers["user-agent"].startswith("tron-audit-otel/")
     assert "content-encoding" not in headers
     assert "cookie" not in headers
+
+
+def test_a_copy_that_was_not_installed_has_no_version(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "version", raising(PackageNotFoundError()))
+    with sending(http(receiver.server_port)) as send:
+        assert send().fate is Fate.DELIVERED
+    assert receiver.requests[0][1]["user-agent"] == "tron-audit-otel"
 
 
 @pytest.mark.parametrize(("name", "decompress"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
@@ -528,7 +540,6 @@ def test_an_endless_answer_is_not_read_to_its_end(head: bytes) -> None:
         pytest.param(saying(b""), "broken HTTP answer: RemoteDisconnected", id="closed"),
         pytest.param(saying(b"\0\0\x06\x04\0\0\0\0\0"), "broken HTTP answer: BadStatusLine", id="gRPCs-port"),
         pytest.param(saying(b"HTTP/1.1 2x0 OK\r\n\r\n"), "broken HTTP answer: BadStatusLine", id="garbage"),
-        pytest.param(saying(b"HTTP/1.1 101 Switching\r\n\r\n"), "HTTP 101", id="upgrade"),
         pytest.param(saying(b"HTTP/1.1 200 " + b"x" * 70_000), "broken HTTP answer: LineTooLong", id="long-line"),
         pytest.param(saying(OK + b"x: y\r\n" * 200 + b"\r\n"), "broken HTTP answer: HTTPException", id="many-headers"),
         pytest.param(saying(OK + b"content-length: 9\r\n\r\nx"), "broken HTTP answer: IncompleteRead", id="cut-body"),
@@ -541,8 +552,21 @@ def test_an_endless_answer_is_not_read_to_its_end(head: bytes) -> None:
 )
 def test_a_broken_answer_is_none(act: Callable[[socket.socket], None], reason: str) -> None:
     with Peer(act) as peer, sending(http(peer.port)) as send:
-        assert send() == Answer(Fate.PARKED if reason == "HTTP 101" else Fate.RETRY, reason)
+        assert send() == Answer(Fate.RETRY, reason)
         assert peer.connections == 1, "a fresh connection's failure is no stale one's"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "HTTP 101"),
+        (OK + b"content-length: 1, 2\r\n\r\n", "not possible: InvalidHeader"),
+    ],
+    ids=["upgrade", "two-lengths"],
+)
+def test_an_answer_that_no_otlp_receiver_gives_wants_an_operator(answer: bytes, reason: str) -> None:
+    with Peer(saying(answer)) as peer, sending(http(peer.port)) as send:
+        assert send() == Answer(Fate.PARKED, reason)
 
 
 def test_a_refusal_before_the_request_is_read_is_heard() -> None:
@@ -615,12 +639,12 @@ def test_a_lookup_that_hangs_is_not_waited_for(receiver: Receiver, monkeypatch: 
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
     with sending(http(receiver.server_port, timeout_s=TIMEOUT_S)) as send:
-        threads = threading.active_count()
+        assert eventually(lambda: workers() == 1)
         for _ in range(3):
             began = time.monotonic()
             assert send() == Answer(Fate.RETRY, TIMED_OUT)
             assert time.monotonic() - began < TIMEOUT_S + SLACK_S
-        assert threading.active_count() == threads, "each attempt would leave something behind"
+        assert workers() == 1, "each attempt would leave something behind"
         is_over.set()
         assert eventually(lambda: send().fate is Fate.DELIVERED)
 
@@ -669,7 +693,6 @@ def test_closing_ends_an_attempt_at_once() -> None:
         begun.set()
         connection.recv(1)
 
-    before = threading.active_count()
     with Peer(act) as peer, futures.ThreadPoolExecutor(1) as pool:
         transport = http(peer.port, timeout_s=60)
         answer = pool.submit(transport.send, REQUEST)
@@ -679,7 +702,7 @@ def test_closing_ends_an_attempt_at_once() -> None:
         assert peer.ended.wait(5), "the connection is still open"
         assert transport.send(REQUEST) == Answer(Fate.RETRY, "closed")
         transport.close()
-    assert eventually(lambda: threading.active_count() == before), "its thread is still there"
+    assert eventually(lambda: workers() == 0), "its thread is still there"
 
 
 def test_nothing_ends_the_thread(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -773,7 +796,7 @@ def test_a_header_may_hold_any_text_but_not_a_second_header(receiver: Receiver) 
 
 def test_a_header_that_cannot_be_sent_is_not_shown(receiver: Receiver) -> None:
     with sending(http(receiver.server_port, otlp_headers={"authorization": "s3cret\r\nx-evil: 1"})) as send:
-        assert send() == Answer(Fate.PARKED, "cannot be sent: InvalidHeader")
+        assert send() == Answer(Fate.PARKED, "not possible: InvalidHeader")
     assert receiver.requests == []
 
 
@@ -1000,9 +1023,13 @@ def test_each_grpc_code_has_its_fate(code: grpc.StatusCode, grpc_receiver: GrpcR
         ("RESOURCE_EXHAUSTED", "Received message exceeds the maximum configured message size."),
         ("OUT_OF_RANGE", "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes"),
         ("UNKNOWN", "Received http2 header with status: 413"),
+        ("INTERNAL", "grpc: error unmarshalling request: unexpected EOF"),
+        ("INTERNAL", "Exception deserializing request!"),
     ],
 )
-def test_a_request_that_is_too_large_is_taken_apart(code: str, message: str, grpc_receiver: GrpcReceiver) -> None:
+def test_a_request_that_is_too_large_or_unreadable_is_taken_apart(
+    code: str, message: str, grpc_receiver: GrpcReceiver
+) -> None:
     assert code_of(grpc_receiver, grpc.StatusCode[code], message).fate is Fate.POISON
     assert code_of(grpc_receiver, grpc.StatusCode[code], message, retry_info(1)).fate is Fate.RETRY
 
@@ -1113,6 +1140,15 @@ def test_closing_ends_a_call_at_once(grpc_receiver: GrpcReceiver) -> None:
         transport.close()
         assert answer.result(5).fate is Fate.RETRY
     assert transport.send(REQUEST) == Answer(Fate.RETRY, "closed")
+
+
+def test_no_error_of_grpc_gets_past(grpc_receiver: GrpcReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes an error that nobody thought of."""
+    with sending(calling(grpc_receiver.port)) as send:
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "_channel", raising(SystemExit("s3cret")))
+            assert send() == Answer(Fate.RETRY, "SystemExit")
+        assert send().fate is Fate.DELIVERED
 
 
 @pytest.mark.parametrize("name", ["x-tenant", "x-tenant-bin", "x y"])

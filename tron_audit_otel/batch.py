@@ -18,14 +18,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import ResourceLogs
 
+from tron_audit_otel.log_record import RECORD_ID
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ScopeLogs
 
     from tron_audit_otel.journal import Frame
-
-RECORD_ID = "audit.record.id"
 
 EMPTY_REQUEST: bytes = ExportLogsServiceRequest(resource_logs=[ResourceLogs()]).SerializeToString()
 """No record is in it; OTLP says that a receiver answers it with success. It has two bytes: a proxy may mind none."""

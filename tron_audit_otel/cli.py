@@ -3,64 +3,197 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import math
+import os
 import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tron_audit_otel import policy_file
+from tron_audit_otel import cli_journal, cli_ship, cli_status, policy_file
+from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, Answer, Progress
 from tron_audit_otel.config import AuditConfig, environment, variables
-from tron_audit_otel.errors import ConfigError
+from tron_audit_otel.errors import AuditError
+from tron_audit_otel.redact import MASK, line
 from tron_audit_otel.stream import DISTRIBUTION
-from tron_audit_otel.redact import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-EXIT_OK = 0
-EXIT_CONFIG = 2
+    Run = Callable[[argparse.Namespace, Mapping[str, str]], Answer]
+
+EXIT_INTERRUPTED = 130
+"""As shells have it."""
+
+ENVIRONMENT = (
+    "Run it as the application's user and with its environment: AUDIT_LOG_JOURNAL_DIR, or by default that user and "
+    "OTEL_SERVICE_NAME, say where the journal is. Whether audit is on does not matter."
+)
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
-    """Runs a command; gives the exit code: 0, or 2 for a setting that must be mended."""
+    """Runs a command; gives the exit code: 0, 1 for work to be done, 2 for a setting that must be mended."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a character
+            stream.reconfigure(errors="backslashreplace")
+    options = _parser().parse_args(arguments)
+    run: Run = options.run
+    try:
+        answer = run(options, environment() if environ is None else environ)
+    except AuditError as error:
+        print(
+            json.dumps({"ok": False, "error": str(error)})
+            if options.json
+            else "\n".join(map(_escaped, f"tron-audit: {error}".split("\n"))),
+            file=sys.stderr,
+        )
+        return EXIT_CONFIG
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    _print(json.dumps(answer.data, default=str) if options.json else "\n".join(map(_escaped, answer.lines)))
+    return answer.code
+
+
+def _escaped(text: str) -> str:
+    """Escapes what would break a line or steer a terminal: records, notes and paths hold what others chose."""
+    return line(text, sys.maxsize)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; and Python's own flush at the end must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tron-audit", description="Tools for the audit trail of FastAPI applications."
+        prog="tron-audit",
+        description="Tools for the audit trail of FastAPI applications.",
+        epilog="Exit codes: 0 all is well; 1 there is something to do; 2 a setting must be mended, or the journal "
+        "cannot be read.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version(DISTRIBUTION)}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    check = commands.add_parser(
+    _add(
+        commands,
         "check",
-        help="check the environment and the policy file as an application would at its start",
-        description="Reads AUDIT_LOG_* and OTEL_* as an application would at its start, and prints what is in force. "
+        lambda _, environ: _check(environ),
+        "check the environment and the policy file as an application would at its start",
+        "Reads AUDIT_LOG_* and OTEL_* as an application would at its start, and prints what is in force. "
         "Exit code 0 when all is well, 2 when a setting or the policy file must be mended.",
     )
-    check.add_argument("--json", action="store_true", help="print one JSON object")
-    return _check(environment() if environ is None else environ, as_json=parser.parse_args(arguments).json)
+    _add(
+        commands,
+        "status",
+        lambda _, environ: cli_status.status(_config(environ)),
+        "say what became of the records, and what an operator has to do",
+        "Shows each process that has a journal, what became of its records, what waits, and what is wrong. It only "
+        f"reads, and may be run at any time. {ENVIRONMENT} "
+        "Exit code 0 when all is well; 1 when something waits for an operator: an endpoint that must be mended, a "
+        "journal that cannot be written, dead letters, damage, losses, records that nobody ships, a process that says "
+        "nothing; 2 when a setting must be mended or the journal cannot be read.",
+    )
+    journal = commands.add_parser(
+        "journal",
+        help="look into the journal on disk, ship it by hand, see what was refused",
+        description="Looks into the journal on disk, ships it by hand, and shows what the receiver refused.",
+    ).add_subparsers(dest="journal_command", required=True, metavar="COMMAND")
+    _add_journal(journal)
+    return parser
 
 
-def _check(environ: Mapping[str, str], *, as_json: bool) -> int:
-    try:
-        enabled = AuditConfig.from_env({"AUDIT_LOG_ENABLED": environ.get("AUDIT_LOG_ENABLED", "")}).enabled
-        # Checked as it would be with audit on: a misspelt switch must not pass as "off".
-        config = AuditConfig.from_env({**environ, "AUDIT_LOG_ENABLED": "true"})
-        rules = policy_file.load(config.policy_file)
-    except ConfigError as error:
-        print(json.dumps({"ok": False, "error": str(error)}) if as_json else f"tron-audit: {error}", file=sys.stderr)
-        return EXIT_CONFIG
+def _add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    _add(
+        commands,
+        "list",
+        lambda _, environ: cli_journal.listed(_config(environ)),
+        "list the streams of records and their segments",
+        "Lists each process's stream of records, with its segments: their size, and the records in them that wait. "
+        f"It only reads. {ENVIRONMENT}",
+    )
+    ship = _add(
+        commands,
+        "ship",
+        lambda options, environ: cli_ship.ship(_config(environ), Progress(), options.seconds),
+        "deliver what processes that are gone have left",
+        "Takes over what processes that are gone have left, and delivers it to the configured endpoint. It ends when "
+        "nothing is left, after --seconds, or by Ctrl-C; what is left then stays on disk for the next process. "
+        "Journals of processes that are alive are left alone: those ship them themselves. "
+        f"{ENVIRONMENT} "
+        "Exit code 0 when all is delivered, 1 when something is left, lost or refused, 2 when a setting must be mended "
+        "or the journal cannot be read, 130 after Ctrl-C.",
+    )
+    ship.add_argument(
+        "--seconds", type=_seconds, metavar="N", help="end after N seconds; by default it takes as long as it takes"
+    )
+    letters = _add(
+        commands,
+        "dead-letters",
+        _dead_letters,
+        "list the records that the receiver refuses, show one, or send them again",
+        "Lists the records that the receiver said it will never take, and why. They stay until somebody has looked at "
+        f"them. {ENVIRONMENT} "
+        "Exit code 0 when there is none, or the one to show was shown; 1 when there are some; 2 when a setting must be "
+        "mended, the journal cannot be read, or there is none with that id.",
+    )
+    action = letters.add_mutually_exclusive_group()
+    action.add_argument("--show", metavar="ID", help="print one as OTLP/JSON, as a receiver takes it")
+    action.add_argument(
+        "--retry",
+        action="store_true",
+        help="send each again to the configured endpoint, and remove what it takes; ends when it takes nothing",
+    )
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: Run, summary: str, description: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=description)
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.set_defaults(run=run)
+    return command
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise ValueError(text)
+    return seconds
+
+
+_seconds.__name__ = "number of seconds"  # argparse names it so when it is none
+
+
+def _config(environ: Mapping[str, str]) -> AuditConfig:
+    """Reads it as with audit on: a misspelt switch must not pass as "off"."""
+    return AuditConfig.from_env({**environ, "AUDIT_LOG_ENABLED": "true"})
+
+
+def _dead_letters(options: argparse.Namespace, environ: Mapping[str, str]) -> Answer:
+    config = _config(environ)
+    if options.show is not None:
+        return cli_journal.show(config, options.show)
+    return cli_journal.retry(config) if options.retry else cli_journal.dead_letters(config)
+
+
+def _check(environ: Mapping[str, str]) -> Answer:
+    enabled = AuditConfig.from_env({"AUDIT_LOG_ENABLED": environ.get("AUDIT_LOG_ENABLED", "")}).enabled
+    config = _config(environ)
+    rules = policy_file.load(config.policy_file)
     settings = _settings(config, environ) | {"AUDIT_LOG_ENABLED": enabled}
     names = [rule.name for rule in rules.rules]
-    if as_json:
-        print(json.dumps({"ok": True, "enabled": enabled, "settings": settings, "rules": names}, default=str))
-        return EXIT_OK
+    data: dict[str, object] = {"ok": True, "enabled": enabled, "settings": settings, "rules": [*names]}
     width = max(map(len, settings))
-    for name, value in settings.items():
-        origin = "" if environ.get(name, "").strip() else "  (default)"
-        print(f"{name:{width}}  {_shown(value)}{origin}")
+    lines = [
+        f"{name:{width}}  {_shown(value)}{'' if environ.get(name, '').strip() else '  (default)'}"
+        for name, value in settings.items()
+    ]
     if rules.default_rules:
         names.append(f"{'then' if names else 'only'} the default rules")
-    print(f"\nPolicy: {', '.join(names)}")
-    print(f"Records go to {config.endpoint}" if enabled else "Audit is off: AUDIT_LOG_ENABLED is not true.")
-    return EXIT_OK
+    end = f"Records go to {config.endpoint}" if enabled else "Audit is off: AUDIT_LOG_ENABLED is not true."
+    return Answer(EXIT_OK, data, [*lines, "", f"Policy: {', '.join(names)}", end])
 
 
 def _settings(config: AuditConfig, environ: Mapping[str, str]) -> dict[str, object]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections import Counter
 from contextlib import closing
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # protobuf ships no annotations
+from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped] # protobuf ships no annotations
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # as above
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tron_audit_otel import transport
@@ -19,11 +18,16 @@ from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.errors import ConfigError, JournalError
 from tron_audit_otel.journal_dir import inspect
 from tron_audit_otel.outbox import DEAD_LETTERS
+from tron_audit_otel.redact import line
 from tron_audit_otel.transport import Fate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.dead_letter import Letter
+    from tron_audit_otel.transport import Answer as Received
+    from tron_audit_otel.transport import Transport
 
 
 def listed(config: AuditConfig) -> Answer:
@@ -67,47 +71,95 @@ def dead_letters(config: AuditConfig) -> Answer:
         JournalError: It cannot be read.
     """
     letters = _letters(config).letters()
-    return _answer(letters, {}, [f"{count(len(letters), 'dead letter')}" + (":" if letters else ".")])
+    return _answer(letters, {}, [])
 
 
 def show(config: AuditConfig, record_id: str) -> Answer:
-    """Gives one of them, as OTLP/JSON: a receiver takes it as it is printed.
+    """Gives one of them as OTLP/JSON, as a receiver takes it.
 
     Raises:
         ConfigError: There is none with that id, or no journal on disk.
         JournalError: It cannot be read.
     """
+    letters = _letters(config)
+    # An id may hold anything; what the list shows of it is what can be typed.
+    found = next((letter.id for letter in letters.letters() if record_id in (letter.id, line(letter.id))), None)
+    if found is None:
+        raise ConfigError(
+            f"there is no dead letter {record_id!r}; `tron-audit journal dead-letters` lists what there is"
+        )
     try:
-        request = _letters(config).read(record_id).request or b""
-    except JournalError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise ConfigError(f"there is no dead letter {record_id!r}; `tron-audit journal dead-letters` lists them") from None
-        raise
-    try:
-        message = ExportLogsServiceRequest.FromString(request)
+        message = ExportLogsServiceRequest.FromString(letters.read(found).request or b"")
     except DecodeError:
         raise JournalError(f"dead letter {record_id!r} holds no OTLP request", "disk_failed") from None
     data = MessageToDict(message, use_integers_for_enums=True)
     for record in _log_records(data):
-        for name in ("traceId", "spanId"):  # in OTLP/JSON, unlike in protobuf's, these are hexadecimal
-            if name in record:
-                record[name] = base64.b64decode(record[name]).hex()
+        for name in {"traceId", "spanId"} & set(record):
+            record[name] = base64.b64decode(record[name]).hex()  # so says OTLP/JSON, unlike protobuf's
     return Answer(EXIT_OK, data, json.dumps(data, indent=2).splitlines())
 
 
+def _log_records(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for of_resource in request.get("resourceLogs", []):
+        for of_scope in of_resource.get("scopeLogs", []):
+            yield from of_scope.get("logRecords", [])
+
+
 def retry(config: AuditConfig) -> Answer:
-    """Sends each again; removes what is delivered, and keeps the rest with the new reason.
+    """Sends each of them again; removes what is delivered, keeps what is refused still, with the new reason.
 
     Raises:
         ConfigError: There is no journal on disk.
         JournalError: It cannot be read.
     """
     letters = _letters(config)
-    delivered = 0
+    waiting = [letter for letter in letters.letters() if letter.is_readable]
+    fates: Counter[Fate] = Counter()
     stopped: str | None = None
     with closing(transport.make(config)) as receiver:
-        for letter in letters.letters():
+        for letter in waiting:
             try:
                 answer = _sent_again(letters, letter, receiver)
             except JournalError as error:
                 stopped = str(error)
+                break
+            fates[answer.fate] += 1
+            if answer.fate not in (Fate.DELIVERED, Fate.POISON):
+                stopped = f"{config.endpoint}: {answer.reason}"
+                break
+    delivered, refused = fates[Fate.DELIVERED], fates[Fate.POISON]
+    lines = [f"Delivered: {delivered:,}. Refused again: {refused:,}."]
+    if stopped is not None:
+        lines.append(f"Not tried any further: {stopped}")
+    return _answer(letters.letters(), {"delivered": delivered, "refused": refused, "stopped": stopped}, lines)
+
+
+def _sent_again(letters: DeadLetters, letter: Letter, receiver: Transport) -> Received:
+    request = letters.read(letter.id).request or b""
+    answer = receiver.send(request)
+    if answer.fate is Fate.DELIVERED:
+        letters.remove(letter.id)
+    elif answer.fate is Fate.POISON:
+        letters.put(letter.id, request, reason=answer.reason, sentence=letter.sentence)
+    return answer
+
+
+def _letters(config: AuditConfig) -> DeadLetters:
+    return DeadLetters(journal_root(config) / DEAD_LETTERS)
+
+
+def _answer(letters: Sequence[Letter], data: dict[str, object], lines: list[str]) -> Answer:
+    listed = [
+        {
+            "id": letter.id,
+            "at": letter.at,
+            "reason": letter.reason,
+            "sentence": letter.sentence,
+            "readable": letter.is_readable,
+        }
+        for letter in letters
+    ]
+    lines = [*lines, f"{count(len(letters), 'dead letter')}."]
+    for letter in letters:
+        lines += ["", f"{line(letter.id)}  {letter.at}", f"  {letter.reason}", f"  {letter.sentence}"]
+    return Answer(EXIT_WORK if letters else EXIT_OK, {"ok": not letters, **data, "dead_letters": listed}, lines)

@@ -73,9 +73,7 @@ class _Outcome:
     seconds: float
 
 
-def _run(
-    config: AuditConfig, root: Path, orphans: set[str], progress: Progress, seconds_max: float | None
-) -> _Outcome:
+def _run(config: AuditConfig, root: Path, orphans: set[str], progress: Progress, seconds_max: float | None) -> _Outcome:
     pipeline = Pipeline(config)
     handler = ProgressHandler(progress)
     logger = logging.getLogger("tron_audit_otel")

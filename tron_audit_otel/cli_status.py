@@ -6,30 +6,35 @@ import os
 import shutil
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import FiniteFloat, TypeAdapter, ValidationError
-
-from tron_audit_otel.cli_text import EXIT_OK, EXIT_WORK, Answer, ago, count, duration, journal_root, nothing_yet, on_disk, size
+from tron_audit_otel.cli_processes import look
+from tron_audit_otel.cli_text import (
+    EXIT_OK,
+    EXIT_WORK,
+    Answer,
+    ago,
+    count,
+    duration,
+    journal_root,
+    nothing_yet,
+    on_disk,
+    size,
+)
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.disk import refusal
-from tron_audit_otel.journal_dir import State, inspect
 from tron_audit_otel.ledger import Counts
-from tron_audit_otel.outbox import DEAD_LETTERS, Stats
+from tron_audit_otel.outbox import DEAD_LETTERS
 from tron_audit_otel.stream_dir import DAMAGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from tron_audit_otel.cli_processes import Process
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.dead_letter import Letter
-
-NOTE_SECONDS_MAX = 60
-"""A process renews its note about once a second, and less often while it waits for an answer."""
 
 DISK_FREE_BYTES_MIN = 1 << 20
 """With less a process soon finds the disk full, and may not be able to say so: its note needs room, too."""
@@ -39,39 +44,6 @@ BLOCKED = {
     "journal_full": "AUDIT_LOG_JOURNAL_MAX_BYTES is reached: see why nothing is delivered, or allow more.",
     "disk_failed": "Look after its disk; the application's log has the system's words.",
 }
-
-Standing = Literal["alive", "silent", "taken over", "gone"]
-"""``silent``: alive, but its note is old. ``taken over``: gone, and another process ships what it left."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note(Stats):
-    """What a process leaves in its directory about itself."""
-
-    pid: int
-    service: str | None
-    endpoint: str
-    started_at: FiniteFloat
-    noted_at: FiniteFloat
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A directory's owner."""
-
-    journal: State
-    note: Note | None
-    standing: Standing
-
-    @property
-    def pid(self) -> int:
-        """As it says, or as the directory's name says."""
-        return self.note.pid if self.note else int(self.journal.name.split("-")[1])
-
-    @property
-    def is_up(self) -> bool:
-        """Whether it runs."""
-        return self.standing in ("alive", "silent")
 
 
 def status(config: AuditConfig) -> Answer:
@@ -94,7 +66,7 @@ def status(config: AuditConfig) -> Answer:
         "exists": True,
         "processes": [_described(process) for process in seen.processes],
         "totals": _totals(seen.processes),
-        "dead_letters": {"count": len(seen.letters), "newest_reason": seen.letters[-1].reason if seen.letters else None},
+        "dead_letters": {"count": len(seen.letters), "newest_reason": _newest(seen.letters)},
         "damaged": {"segments": len(seen.damaged), "bytes": sum(seen.damaged)},
         "disk_free_bytes": seen.free_bytes,
         "problems": [{"kind": kind, "text": text} for kind, text in problems],
@@ -112,45 +84,8 @@ class _Seen:
     free_bytes: int
 
 
-def look(root: Path) -> list[Process]:
-    """Gives the owners of all directories, whatever they are at meanwhile.
-
-    Raises:
-        JournalError: A directory cannot be read.
-    """
-    now_s = time.time()
-    found = [(journal, _note(journal.note)) for journal in inspect(root)]
-    adopts = any(
-        journal.alive and note is not None and note.adopted.pending and _is_fresh(journal, note, now_s)
-        for journal, note in found
-    )
-
-    def standing(journal: State, note: Note | None) -> Standing:
-        if not journal.alive:
-            return "gone"
-        # Who takes a journal over holds its lock, and leaves in it the note of who is gone.
-        if journal.clean or (adopts and not _is_fresh(journal, note, now_s)):
-            return "taken over"
-        return "alive" if _is_fresh(journal, note, now_s) else "silent"
-
-    return [Process(journal, note, standing(journal, note)) for journal, note in found]
-
-
-_NOTE = TypeAdapter(Note)
-
-
-def _note(data: bytes | None) -> Note | None:
-    with suppress(ValidationError):  # somebody else's, or another version's
-        return None if data is None else _NOTE.validate_json(data)
-    return None
-
-
-def _is_fresh(journal: State, note: Note | None, now_s: float) -> bool:
-    said_s = note.noted_at if note else 0.0
-    if note is None:  # it may have begun just now
-        with suppress(ValueError):
-            said_s = datetime.strptime(f"{journal.name.split('-')[0]}Z", "%Y%m%dT%H%M%S%z").timestamp()
-    return now_s - said_s <= NOTE_SECONDS_MAX
+def _newest(letters: Sequence[Letter]) -> str | None:
+    return letters[-1].reason if letters else None
 
 
 def _damaged(root: Path) -> list[int]:
@@ -170,31 +105,21 @@ def _damaged(root: Path) -> list[int]:
 
 def _problems(seen: _Seen) -> Iterator[tuple[str, str]]:
     """Gives a word and a sentence for each."""
-    root = seen.root
     for process in seen.processes:
         if process.is_up:
             yield from _problems_of(process)
     if seen.free_bytes < DISK_FREE_BYTES_MIN:
-        yield "disk_full", f"The disk of {root} is full: {size(seen.free_bytes)} are free. Make room."
+        yield "disk_full", f"The disk of {seen.root} is full: {size(seen.free_bytes)} free. Make room."
     left = sum(process.journal.records for process in seen.processes if process.standing == "gone")
     if left and not any(process.is_up for process in seen.processes):
-        yield (
-            "left",
-            f"{count(left)} of processes that are gone, and none is alive to ship them. Start the application, or run "
-            "`tron-audit journal ship`.",
-        )
-    if seen.letters:
-        yield (
-            "dead_letters",
-            f"{count(len(seen.letters))} in {root / DEAD_LETTERS}: the receiver does not take them as they are. Look at "
-            "`tron-audit journal dead-letters`; when the receiver is mended, run it with --retry.",
-        )
-    if seen.damaged:
-        yield (
-            "damaged",
-            f"{count(len(seen.damaged), 'segment')} in {root / DAMAGED} could not be read whole. Look after the disk, "
-            "then move them away.",
-        )
+        wanted = "Start the application, or run `tron-audit journal ship`."
+        yield "left", f"{count(left)} of processes that are gone, and none is alive to ship them. {wanted}"
+    if letters := len(seen.letters):
+        wanted = "See `tron-audit journal dead-letters`; once the receiver is mended, run it with --retry."
+        yield "dead_letters", f"{count(letters)} that the receiver does not take as they are. {wanted}"
+    if damaged := len(seen.damaged):
+        wanted = "Look after the disk, then move them away."
+        yield "damaged", f"{count(damaged, 'segment')} in {seen.root / DAMAGED} could not be read whole. {wanted}"
     if lost := _lost(seen.processes):
         yield "lost", f"{count(lost.total())} lost for good: {_reasons(lost)}. Mend the cause."
 
@@ -208,14 +133,11 @@ def _problems_of(process: Process) -> Iterator[tuple[str, str]]:
     if note is None:
         return
     if note.shipping == "parked":
-        yield (
-            "parked",
-            f"{who} can deliver nothing to {note.endpoint}: {note.reason}. Mend it there, or mend the setting here and "
-            "start the process anew; until then its records wait on disk.",
-        )
+        wanted = "Mend it there, or mend the setting here and start the process anew. Until then its records wait."
+        yield "parked", f"{who} can deliver nothing to {note.endpoint}: {note.reason}. {wanted}"
     if note.blocked is not None:
-        advice = BLOCKED.get(note.blocked, BLOCKED["disk_failed"])
-        yield "blocked", f"{who} can write no record: {note.blocked}. {advice}"
+        wanted = BLOCKED.get(note.blocked, BLOCKED["disk_failed"])
+        yield "blocked", f"{who} can write no record: {note.blocked}. {wanted}"
 
 
 def _lost(processes: Sequence[Process]) -> Counter[str]:
@@ -284,7 +206,7 @@ def _report(seen: _Seen, problems: Sequence[tuple[str, str]]) -> list[str]:
     return [
         *lines,
         f"Processes: {up:,} alive, {len(processes) - up:,} gone; {waiting}",
-        f"Dead letters: {len(letters):,}" + (f", the newest: {letters[-1].reason}" if letters else ""),
+        f"Dead letters: {len(letters):,}" + (f", the newest: {_newest(letters)}" if letters else ""),
         f"Damaged segments: {len(damaged):,}" + (f", {size(sum(damaged))}" if damaged else ""),
         f"Disk: {size(seen.free_bytes)} free",
         "",

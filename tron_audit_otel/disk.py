@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)  # Windows has neither, and no journal on disk
+NEW = ".new"
+"""At the end of a file's name until it takes another's place; a kill leaves it so."""
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -56,7 +58,7 @@ def read_number(name: str, directory: int) -> int | None:
 
 def replace_file(name: str, directory: int, data: bytes, *, sync: bool) -> None:
     """Puts a file into another's place, at one moment."""
-    new = f"{name}.new"
+    new = f"{name}{NEW}"
     try:
         with opened(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, directory) as descriptor:
             write_all(descriptor, data, 0)

@@ -265,6 +265,7 @@ class Outbox:
             "endpoint": self._config.endpoint,
             "started_at": self._started_at,
             "noted_at": time.time(),
+            "held": [journal.name for journal in self._held],  # so that a taken-over journal does not pass for a process
             **asdict(self.stats()),
         }
         self._journal.note(json.dumps(note).encode())

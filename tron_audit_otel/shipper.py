@@ -7,18 +7,17 @@ aside; only then is it counted. A kill in between repeats records, and never los
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from tron_audit_otel.batch import Delivery
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import error_type
-from tron_audit_otel.transport import Answer, Fate
+from tron_audit_otel.receiver import Backoff, Log, Receiver
+from tron_audit_otel.transport import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,17 +28,11 @@ if TYPE_CHECKING:
     from tron_audit_otel.ledger import Ledger
     from tron_audit_otel.transport import Transport
 
-RETRY_SECONDS_MIN = 0.1
-RETRY_AFTER_SECONDS_MAX = 3600.0
 TICK_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 0.05
 CUT_SECONDS = 0.5
 """What is left of the time to stop in when a request under way is cut off."""
-LOG_SECONDS_MIN = 60.0
-"""Between two lines of one kind: a receiver that comes and goes must not fill the operational log."""
 LOGGED_IDS_MAX = 10
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +71,8 @@ class Shipper:
             tick: Called about once a second.
             on_sent: Told of each request how many seconds it took, and what became of it.
         """
-        self._log = _Log()
-        self._receiver = _Receiver(make_transport, on_sent, _Backoff(retry_seconds_max), self._log)
+        self._log = Log()
+        self._receiver = Receiver(make_transport, on_sent, Backoff(retry_seconds_max), self._log)
         self._dead_letters = dead_letters
         self._request_bytes_max = request_bytes_max
         self._retry_seconds_max = retry_seconds_max
@@ -98,7 +91,7 @@ class Shipper:
     def add(self, journal: Journal, ledger: Ledger, *, done: Callable[[], None] | None = None) -> None:
         """Ships this journal, too. With ``done`` it is an adopted one: closed and forgotten as soon as it is empty."""
         with self._lock:
-            self._streams.append(_Stream(journal, ledger, done, _Backoff(self._retry_seconds_max)))
+            self._streams.append(_Stream(journal, ledger, done, Backoff(self._retry_seconds_max)))
         self._wake.set()
 
     def start(self) -> None:
@@ -176,7 +169,7 @@ class Shipper:
     def _run(self, stop: threading.Event, previous: threading.Thread | None) -> None:
         if previous is not None:
             previous.join()
-        backoff = _Backoff(self._retry_seconds_max)
+        backoff = Backoff(self._retry_seconds_max)
         while True:
             self._wake.clear()  # before the look at everything that it may stand for
             if stop.is_set():
@@ -355,7 +348,7 @@ class _Stream:
     journal: Journal
     ledger: Ledger
     done: Callable[[], None] | None
-    backoff: _Backoff
+    backoff: Backoff
     shipment: _Shipment | None = None
     due_s: float = 0.0
     trouble: str | None = None
@@ -374,128 +367,3 @@ class _Stream:
         self.backoff.reset()
         self.due_s = 0.0
         self.trouble = None
-
-
-class _Receiver:
-    """The one end to which all journals are shipped: sends to it, and knows how long to leave it alone."""
-
-    def __init__(
-        self,
-        make_transport: Callable[[], Transport],
-        on_sent: Callable[[float, Fate], None],
-        backoff: _Backoff,
-        log: _Log,
-    ) -> None:
-        self._make_transport = make_transport
-        self._on_sent = on_sent
-        self._backoff = backoff
-        self._log = log
-        self._transport: Transport | None = None
-        self._due_s = self._down_s = 0.0
-        self._said: set[Fate] = set()
-        self.outage: Answer | None = None
-        """The last answer, when it says that nothing was taken or refused."""
-
-    @property
-    def pause_s(self) -> float:
-        """How long to leave it alone."""
-        return self._due_s - time.monotonic() if self.outage is not None else 0.0
-
-    def send(self, request: bytes) -> Answer:
-        """Sends, and draws the conclusions but that from a refusal. Never raises."""
-        began_s = time.monotonic()
-        answer = self._answer(request)
-        with suppress(BaseException):
-            self._on_sent(time.monotonic() - began_s, answer.fate)
-        if answer.fate is Fate.DELIVERED:
-            self._recover()
-        elif answer.fate is not Fate.POISON:
-            self._wait(answer)
-        return answer
-
-    def park(self, reason: str) -> None:
-        """An operator must mend something."""
-        self._wait(Answer(Fate.PARKED, reason, None))
-
-    def cut(self) -> None:
-        """Ends the request that is under way, from another thread."""
-        transport = self._transport
-        if transport is not None:
-            with suppress(BaseException):
-                transport.close()
-
-    def close(self) -> None:
-        """Closes the connection; the next request makes another."""
-        self.cut()
-        self._transport = None
-
-    def _answer(self, request: bytes) -> Answer:
-        try:
-            if self._transport is None:
-                self._transport = self._make_transport()
-        except BaseException as error:  # noqa: BLE001 - a certificate that is missing, say; its message may hold secrets
-            return Answer(Fate.PARKED, f"no transport can be made: {error_type(error)}", None)
-        try:
-            return self._transport.send(request)
-        except BaseException as error:  # noqa: BLE001 - a transport raises nothing, but this thread's life hangs on it
-            self.close()
-            return Answer(Fate.RETRY, error_type(error), None)
-
-    def _wait(self, answer: Answer) -> None:
-        now_s = time.monotonic()
-        if self.outage is None:
-            self._down_s = now_s
-        self.outage = answer
-        self._due_s = now_s + self._backoff.next_s()
-        if answer.retry_after_s is not None and answer.retry_after_s > 0:  # added: all processes were told the same
-            self._due_s += min(answer.retry_after_s, RETRY_AFTER_SECONDS_MAX)
-        if answer.fate in self._said:
-            return
-        parked = answer.fate is Fate.PARKED
-        what = "audit records wait until an operator mends this: %s" if parked else "audit records wait: %s"
-        if self._log.say(answer.fate.name, logging.ERROR if parked else logging.WARNING, what, answer.reason):
-            self._said.add(answer.fate)
-
-    def _recover(self) -> None:
-        if self.outage is None:
-            return
-        self.outage = None
-        self._backoff.reset()
-        if self._said:
-            self._said.clear()
-            down_s = time.monotonic() - self._down_s
-            self._log.say(None, logging.INFO, "audit records are taken again, after %.0f s", down_s)
-
-
-class _Backoff:
-    """Waits twice as long each time, with jitter."""
-
-    def __init__(self, seconds_max: float) -> None:
-        self._seconds_max = seconds_max
-        self.reset()
-
-    def reset(self) -> None:
-        self._seconds = min(RETRY_SECONDS_MIN, self._seconds_max)
-
-    def next_s(self) -> float:
-        seconds = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
-        self._seconds = min(self._seconds * 2, self._seconds_max)
-        return seconds
-
-
-class _Log:
-    """Logs, without ever raising, and a kind of thing once in a while at most."""
-
-    def __init__(self) -> None:
-        self._said_s: dict[str, float] = {}
-
-    def say(self, kind: str | None, level: int, what: str, *values: object) -> bool:
-        """Tells whether it was said; what is of no kind always is."""
-        now_s = time.monotonic()
-        if kind is not None:
-            if now_s - self._said_s.get(kind, -LOG_SECONDS_MIN) < LOG_SECONDS_MIN:
-                return False
-            self._said_s[kind] = now_s
-        with suppress(BaseException):
-            _logger.log(level, what, *values)
-        return True

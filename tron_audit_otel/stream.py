@@ -88,8 +88,9 @@ class Stream:
         elif exporter is not None:
             exporter = SequencedExporter(exporter, self.ledger)
         # The API's type lacks `force_flush`, which nearly every provider has.
-        self._provider: Any = _own_provider(config, exporter) if exporter is not None else logger_provider
-        self._logger = self._provider.get_logger(SCOPE_NAME, _version())
+        provider: Any = logger_provider if exporter is None else _own_provider(config, exporter)
+        self._provider = provider
+        self._logger = provider.get_logger(SCOPE_NAME, _version())
         self.announce(Action.START, Outcome.SUCCESS, self._settings())
 
     def emit(self, event: AuditEvent) -> None:

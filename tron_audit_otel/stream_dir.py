@@ -17,7 +17,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.disk import DIRECTORY, open_file, opened, read_number, refusal, replace_file, sync_directory
+from tron_audit_otel.disk import DIRECTORY, NEW, open_file, opened, read_number, refusal, replace_file, sync_directory
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.frames import pack_number
 
@@ -121,7 +121,7 @@ class StreamDirectory:
 
     def dissolve(self) -> None:
         """Removes it, all segments being gone; a foreign file in it keeps the directory."""
-        for name in (STATUS, CLOSED, ACKNOWLEDGED, LOCK):
+        for name in (f"{STATUS}{NEW}", STATUS, CLOSED, ACKNOWLEDGED, LOCK):
             self.remove(name)
         try:
             os.rmdir(self.name, dir_fd=self._root)

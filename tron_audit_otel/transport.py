@@ -1,8 +1,8 @@
 """Takes one serialized OTLP request to the receiver, and says what is to become of it.
 
 The journal keeps what a request carries, so nothing is retried here and nothing is logged: the answer says whether to
-try again, to ask for an operator, or to set records aside. Which is which follows OTLP's specification, and where
-that would give up what a moved deadline or a mended setting could still deliver, it does not follow.
+try again, to ask for an operator, or to set records aside. Which is which follows OTLP's specification, but where that
+would give up what may still be delivered.
 """
 
 from __future__ import annotations
@@ -64,11 +64,17 @@ _POISON_STATUS = {400, 413, 422}
 _RETRY_STATUS = {408, 429}
 _PARKED_CODES = {"UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "NOT_FOUND"}
 
-_TOO_LARGE_CODES = {"RESOURCE_EXHAUSTED", "OUT_OF_RANGE", "UNKNOWN"}
 _TOO_LARGE = re.compile(
     r"message\b.*(larger than max|exceeds (the )?max|too large)|payload too large|status: 413", re.IGNORECASE
 )
-"""How gRPC for Go, C++, Java, .NET and Rust, and the proxies before them, word it; there is no code for it."""
+_POISON_MESSAGES = {
+    "INVALID_ARGUMENT": re.compile(""),
+    "INTERNAL": re.compile("unmarshal|deserializ", re.IGNORECASE),
+    "RESOURCE_EXHAUSTED": _TOO_LARGE,
+    "OUT_OF_RANGE": _TOO_LARGE,
+    "UNKNOWN": _TOO_LARGE,
+}
+"""Where a code does not say it, how gRPC for Go, C++, Java, .NET and Rust, and the proxies before them, word it."""
 
 _ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
 _NOISE = re.compile(r"failed to connect to all addresses; last error: (UNKNOWN: )?|SSL_ERROR_SSL: error:.*_internal:")
@@ -301,13 +307,12 @@ class _Http(_Sender):
         return self._answer(Fate.PARKED, reason)
 
     def _failed(self, error: BaseException) -> Answer:
-        # So does requests say that a certificate's file is missing, and that a header is invalid.
-        if type(error) is OSError:
+        if type(error) is OSError:  # so does requests say that a certificate's file is missing
             return self._answer(Fate.PARKED, str(error))
         if isinstance(error, requests.ConnectTimeout):
             return self._answer(Fate.RETRY, "timed out while connecting")
-        if isinstance(error, ValueError):
-            return self._answer(Fate.PARKED, f"cannot be sent: {type(error).__name__}")
+        if isinstance(error, ValueError):  # and that a header is invalid, ours or theirs; its message holds it
+            return self._answer(Fate.PARKED, f"not possible: {type(error).__name__}")
         return self._late() if _is_timeout(error) else self._answer(Fate.RETRY, _cause(error))
 
     def _late(self) -> Answer:
@@ -337,7 +342,7 @@ class _Grpc(_Sender):
             # A certificate's file that is missing, a header that gRPC does not take: its message holds the value.
             self._discard()
             reason = error.strerror if isinstance(error, OSError) else None
-            return self._answer(Fate.PARKED, f"cannot be sent: {reason or type(error).__name__}")
+            return self._answer(Fate.PARKED, f"not possible: {reason or type(error).__name__}")
         except BaseException as error:  # noqa: BLE001 - whatever it is, the answer is that it was not delivered
             self._discard()
             return self._answer(Fate.RETRY, type(error).__name__)
@@ -366,8 +371,8 @@ class _Grpc(_Sender):
             return self._answer(Fate.PARKED, f"not an OTLP receiver: its answer has over {ANSWER_BYTES_MAX} bytes")
         if code in _PARKED_CODES:
             return self._answer(Fate.PARKED, reason)
-        is_too_large = retry_after_s is None and code in _TOO_LARGE_CODES and _TOO_LARGE.search(message)
-        if code == "INVALID_ARGUMENT" or is_too_large:
+        is_poison = code in _POISON_MESSAGES and _POISON_MESSAGES[code].search(message)
+        if is_poison and retry_after_s is None:
             return self._answer(Fate.POISON, reason)
         return self._answer(Fate.RETRY, reason, retry_after_s)
 

@@ -71,15 +71,16 @@ def test_a_killed_api_has_lost_no_committed_record(otelcol: Path, tmp_path: Path
                 moments = chance.sample(range(size.requests), size.kills)
                 kills = killed_under_load(api, load, moments, chance)
             until(lambda: not pending(api.url, journal), lambda: f"records wait: {stats(api.url)}")
-    about = f"seed {seed}, {len(load.broken)} answers broken, {archive.duplicates()} duplicates"
-    assert load.statuses() == {200: size.requests - len(load.broken)}, about
     lost = load.answered() - archive.items()
+    ages = {number: seconds_before(kills, load.answers[number].read_s) for number in lost}
+    about = (
+        f"{commit}, seed {seed}: {size.kills} kills, {len(load.broken)} answers broken, {len(lost)} records lost, the "
+        f"oldest answered {max(ages.values(), default=0) * 1000:.0f} ms before a kill, {archive.duplicates()} duplicates"
+    )
+    print(about)  # noqa: T201 - figures for the documentation
+    assert load.statuses() == {200: size.requests - len(load.broken)}, about
     assert not lost & kept, f"of what was answered with a committed record, lost: {some(lost & kept)}; {about}"
-    early = {
-        number: age
-        for number in lost
-        if (age := seconds_before(kills, load.answers[number].read_s)) > BATCH_SECONDS + NOISE_SECONDS
-    }
+    early = {number: age for number, age in ages.items() if age > BATCH_SECONDS + NOISE_SECONDS}
     assert not early, f"lost, and answered long before a kill (seconds): {early}; {about}"
     assert archive.problems() == [], about
     assert len(archive.streams()) >= size.kills, about
