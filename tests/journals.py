@@ -51,7 +51,7 @@ def request(record_id: str, sentence: str = "alice deleted backups/42") -> bytes
     record.severity_number = 9
     pair = record.attributes.add()
     pair.key, pair.value.string_value = "audit.record.id", record_id
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def note(**fields: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,9 +14,14 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from collector import launch
-from examples.demo import compose, evidence, stage, traffic
+from collector.servers import ServerError
+from examples.demo import __main__ as demo
+from examples.demo import compose, evidence, outage, stage, traffic
+from tron_audit_otel import journal_dir
+from tron_audit_otel.journal import DiskJournal, adopt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from examples.demo.evidence import Evidence
@@ -94,19 +100,119 @@ def test_a_problem_is_told(archived: list[str], rows: list[str], expected: int, 
     assert problem in told
 
 
+def shown(found: Evidence, width: int, but: tuple[evidence.Record, ...] = ()) -> list[list[str]]:
+    console = Console(width=width, record=True, file=None, quiet=False)
+    with console.capture() as captured:
+        console.print(evidence.table(found, width, but=but))
+    return [line.split() for line in captured.get().splitlines() if "alice@example.com" in line]
+
+
 @pytest.mark.parametrize("width", [80, 120, 160])
 def test_every_record_is_shown_with_its_counts_in_a_terminal_of_any_width(width: int) -> None:
     records = [log_record("id-1"), log_record("id-2", "READ", **{"audit.resource": "pods/[red]x"})]
     found = collect(records, [{"id": "id-1"}, {"id": "id-2"}, {"id": "id-2"}])
-    console = Console(width=width, record=True, file=None, quiet=False)
-    with console.capture() as captured:
-        console.print(evidence.table(found, width))
-    rows = [line.split() for line in captured.get().splitlines() if "alice@example.com" in line]
     facts = ["00:00:01", "alice@example.com"]
-    assert rows == [
-        [*facts, "DELETE", "webapps/web-shop", "204", "success", "192.0.2.7", "1", "1"],
-        [*facts, "READ", "pods/[red]x", "204", "success", "192.0.2.7", "1", "2"],
+    deleted = [*facts, "DELETE", "webapps/web-shop", "204", "success", "192.0.2.7", "1", "1"]
+    read = [*facts, "READ", "pods/[red]x", "204", "success", "192.0.2.7", "1", "2"]
+    assert shown(found, width) == [deleted, read]
+    assert shown(found, width, found.records[:1]) == [read]
+
+
+class Machine:
+    """An API and a Collector with nothing but a journal, and the moments at which they were killed and started."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.happened: list[tuple[str, int]] = []
+        self.journal = self.begin()
+        self.adopted: list[DiskJournal] = []
+        api, collector = (
+            SimpleNamespace(pid=pid, kill=self.noting(f"{name} killed"), start=self.noting(f"{name} started", then))
+            for pid, name, then in ((1, "api", self.succeed), (2, "collector", self.take))
+        )
+        self.processes = stage.Processes(cast("Any", api), cast("Any", collector), root)
+
+    def begin(self) -> DiskJournal:
+        return DiskJournal.create(self.root, bytes_max=1 << 20, fsync=False)
+
+    def noting(self, what: str, then: Callable[[], None] = lambda: None) -> Callable[[], None]:
+        def act() -> None:
+            self.happened.append((what, sum(state.records for state in journal_dir.inspect(self.root))))
+            then()
+
+        return act
+
+    def step(self, seconds: float) -> traffic.Step:
+        """An answer whose record reaches the disk that much later."""
+        act = threading.Timer(seconds, self.journal.append, (b"a record", 1)).start
+        return traffic.Step("alice deletes a webapp", act, (DELETED,))
+
+    def succeed(self) -> None:
+        self.journal.close()
+        self.adopted = adopt(self.root)
+        self.journal = self.begin()
+        self.journal.append(b"START and ADOPT", 2)
+
+    def take(self) -> None:
+        for journal in (self.journal, *self.adopted):
+            while (chunk := journal.read(1 << 20)) is not None:
+                journal.acknowledge(chunk)
+
+
+def test_nothing_is_killed_before_its_records_are_safe(tmp_path: Path) -> None:
+    machine, said = Machine(tmp_path / "journal"), list[str]()
+    on_the_way = machine.journal
+    on_the_way.append(b"of the story", 3)
+    threading.Timer(0.1, machine.take).start()
+    steps = (machine.step(0.12), machine.step(0.15))
+    facts = outage.play(machine.processes, steps, said.append)
+    assert machine.happened == [
+        ("collector killed", 0),
+        ("api killed", 2),
+        ("api started", 2),
+        ("collector started", 4),
     ]
+    assert facts == (DELETED, DELETED, traffic.START, traffic.ADOPT)
+    assert [line.split()[0] for line in said] == ["kill", "requests", "on", "kill", "started", "started"]
+    assert all(len(line) <= 80 for line in said)
+
+
+def test_a_record_that_never_reaches_the_disk_stops_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage, "WAIT_SECONDS_MAX", 0.1)
+    machine = Machine(tmp_path / "journal")
+    forgotten = traffic.Step("alice deletes a webapp", lambda: None, (DELETED,))
+    with pytest.raises(ServerError, match=r"^1 instead of 2 records wait on disk after 0\.1 s$"):
+        outage.play(machine.processes, (machine.step(0), forgotten), lambda _: None)
+    assert [what for what, _ in machine.happened] == ["collector killed"]
+
+
+@pytest.mark.parametrize(
+    ("in_compose", "arrived", "line"),
+    [
+        pytest.param(True, True, "left out with docker compose", id="in compose"),
+        pytest.param(False, False, "not everything has arrived", id="when the story did not arrive"),
+    ],
+)
+def test_the_outage_is_left_out_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_compose: bool, arrived: bool, line: str
+) -> None:
+    monkeypatch.setattr(traffic, "story", lambda _: ())
+    attributes = {"audit.actor.id": "tron_audit_otel", "audit.resource": "audit/trail", "audit.outcome": "success"}
+    start = log_record("id-1", "START", **attributes)
+    start["attributes"].pop()  # it has no status
+    machine, said = Machine(tmp_path / "journal"), list[str]()
+    running = SimpleNamespace(
+        api_url="",
+        archive=lambda: [{"resourceLogs": [{"scopeLogs": [{"logRecords": [start]}]}]}],
+        siems=(SIEM,),
+        store=FakeStore([{"id": "id-1"}] if arrived else []),
+        processes=None if in_compose else machine.processes,
+    )
+    proof = demo._tell(Console(quiet=True), cast("stage.Stage", running), said.append)
+    assert len(said) == 2
+    assert line in said[1]
+    assert (proof.problems() == []) is arrived
+    assert machine.happened == []
 
 
 def test_each_siem_writes_into_a_tenant_of_its_own() -> None:
@@ -127,6 +233,8 @@ def test_the_compose_file_still_has_what_the_demo_adds_to(tmp_path: Path) -> Non
     project = YAML(typ="safe").load(stage.ROOT / "docker-compose.yaml")
     collector = project["services"]["collector"]
     assert any(volume.endswith(compose.ARCHIVE.partition(":")[2]) for volume in collector["volumes"])
+    api = project["services"]["api"]
+    assert any(volume.endswith(f":{api['environment']['AUDIT_LOG_JOURNAL_DIR']}") for volume in api["volumes"])
     collector["command"] = collector["command"].split()  # as docker compose resolves it
     added = compose.with_additions(project, tmp_path, "token")["services"]
     assert added["collector"]["command"][-1] == "--config=/etc/tron-audit/tenants.yaml"

@@ -22,6 +22,7 @@ import pytest
 from tron_audit_otel import journal as journals
 from tron_audit_otel import journal_dir, stream_dir
 from tron_audit_otel.errors import JournalError
+from tron_audit_otel.frames import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from tron_audit_otel.journal import DiskJournal, adopt
 from tron_audit_otel.journal_dir import check, inspect, swap
 
@@ -246,6 +247,25 @@ def test_a_look_at_a_lock_keeps_nobody_from_adopting(tmp_path: Path) -> None:
     timer.join()
 
 
+def test_a_lock_file_that_is_no_longer_the_one_in_the_directory_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder removed it after we had opened it, and a new owner came before we locked it."""
+    journal = create(tmp_path)
+    journal.append(b"a living owner's", 1)
+    directory, locked = tmp_path / journal.name, stream_dir._locked
+    (directory / "lock").unlink()
+    (directory / "lock").touch()
+
+    def owner_comes_first(lock: int, kind: int) -> bool:
+        (directory / "lock").unlink()
+        (directory / "lock").touch()
+        return locked(lock, kind)
+
+    monkeypatch.setattr(stream_dir, "_locked", owner_comes_first)
+    assert adopt(tmp_path) == []
+
+
 # --- forked
 
 FORKS = """
@@ -303,49 +323,35 @@ def test_a_forked_child_has_no_part_in_its_parents_journal(tmp_path: Path) -> No
         assert drain(left[0]) == ([b"child's"], 0)
 
 
-FORKS_WHILE_LOCKS_ARE_TAKEN = """
-import os, signal, sys, threading
+FORKS_WHILE_A_LOCK_IS_TAKEN = """
+import os, sys, threading, time
 from pathlib import Path
-from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel import stream_dir
+from tron_audit_otel.journal import DiskJournal
 
-root = Path(sys.argv[1])
-ended = threading.Event()
+root, taken, locked = Path(sys.argv[1]), threading.Event(), stream_dir._locked
 
-def come_and_go():
-    while not ended.is_set():
-        journal = DiskJournal.create(root, bytes_max=100_000, fsync=False)
-        journal.append(b"payload", 1)
-        journal.close()
-        for journal in adopt(root):
-            journal.acknowledge(journal.read(100))
-            journal.close()
+def locks_slowly(lock, kind):
+    done = locked(lock, kind)
+    taken.set()
+    time.sleep(0.3)
+    return done
 
-thread = threading.Thread(target=come_and_go)
-thread.start()
-inherited, children = [], []
-for _ in range(60):
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        for fd in os.listdir("/proc/self/fd"):
-            name = os.path.realpath(f"/proc/self/fd/{fd}")
-            if name.startswith(str(root)) and name.split(" ")[0].endswith("/lock"):
-                os.write(write, name.encode())
-        os._exit(0)
-    os.close(write)
-    inherited += [os.read(read, 1000)]
-    os.close(read)
-    os.waitpid(child, 0)
-ended.set()
-thread.join()
-print(set(inherited))
+stream_dir._locked = locks_slowly
+threading.Thread(target=DiskJournal.create, args=(root,), kwargs={"bytes_max": 1000, "fsync": False}).start()
+taken.wait()
+if os.fork() == 0:
+    names = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    print([name for name in names if name.startswith(str(root)) and name.endswith("/lock")], flush=True)
+    os._exit(0)
+os.wait()
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="it looks for inherited descriptors there")
-def test_a_child_that_is_forked_while_locks_are_taken_inherits_none(tmp_path: Path) -> None:
-    with python(FORKS_WHILE_LOCKS_ARE_TAKEN, tmp_path) as process:
-        assert out(process).read() == "{b''}\n"
+def test_a_child_that_is_forked_while_a_lock_is_taken_does_not_inherit_it(tmp_path: Path) -> None:
+    with python(FORKS_WHILE_A_LOCK_IS_TAKEN, tmp_path) as process:
+        assert out(process).read() == "[]\n"
 
 
 # --- the disk refuses
@@ -356,6 +362,7 @@ from pathlib import Path
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.journal import DiskJournal
 
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 journal = DiskJournal.create(Path(sys.argv[1]), bytes_max=1 << 30, fsync=True)
 number = 0
 while True:
@@ -370,25 +377,20 @@ while True:
 
 
 def test_a_file_that_may_grow_no_more_is_a_full_disk_until_it_may(tmp_path: Path) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-
     # The limit is on each file; as segments are larger, the disk is full for this process, in the middle of a frame.
-    with python(FILLS, tmp_path, stdin=subprocess.PIPE, preexec_fn=limit) as process:
+    with python(FILLS, tmp_path, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        for number, enough in ((12, 100_000), (24, 200_000), (24, 200_000)):
+        for number, more in ((12, 200_000), (24, 300_000)):
             assert out(process).readline().startswith(f"disk_full {number} {number} the journal ")
             (path,) = tmp_path.glob("*/*.segment")
-            assert path.stat().st_size < enough  # nothing half-written is left
-            if enough == 200_000:
-                break
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+            assert path.stat().st_size == SEGMENT_HEADER_BYTES + number * (FRAME_HEADER_BYTES + 8_000)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (more, resource.RLIM_INFINITY))
             process.stdin.write("\n")
             process.stdin.flush()
-        process.kill()
+        assert out(process).readline().startswith("disk_full 37 37 the journal ")
     (adopted,) = adopt(tmp_path)
     assert adopted.torn_bytes == 0
-    assert drain(adopted) == ([b"%08d" % number * 1_000 for number in range(24)], 0)
+    assert drain(adopted) == ([b"%08d" % number * 1_000 for number in range(37)], 0)
 
 
 FILLS_A_TMPFS = """
@@ -428,18 +430,18 @@ print(payloads == [b"%08d" % n * 1_000 for n in range(number)], os.listdir(root)
 """
 
 
-def may_mount() -> bool:
-    """Tells whether this system lets anybody mount a file system for himself."""
-    command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
-    return (
-        shutil.which("unshare") is not None
-        and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    )
+@pytest.fixture
+def mounting() -> list[str]:
+    """The command under which anybody may mount a file system for himself."""
+    command = ["unshare", "--user", "--map-root-user", "--mount"]
+    trial = [*command, "mount", "-t", "tmpfs", "none", "/mnt"]
+    if shutil.which("unshare") is None or subprocess.run(trial, capture_output=True, check=False).returncode:
+        pytest.skip("this system lets nobody mount; the limit above stands for a full disk")
+    return command
 
 
-@pytest.mark.skipif(not may_mount(), reason="this system lets nobody mount; the limit above stands for a full disk")
-def test_a_disk_that_is_full_takes_more_once_it_is_free(tmp_path: Path) -> None:
-    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", FILLS_A_TMPFS, str(tmp_path)]
+def test_a_disk_that_is_full_takes_more_once_it_is_free(mounting: list[str], tmp_path: Path) -> None:
+    command = [*mounting, sys.executable, "-c", FILLS_A_TMPFS, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["disk_full True True", "disk_full True True", "True []"]
@@ -641,6 +643,21 @@ def test_an_acknowledgement_that_cannot_be_written_repeats_and_loses_nothing(
         journal.close()
     assert caplog.text.count("is not tidied: Input/output error") == 1
     assert drain(adopt(tmp_path)[0]) == ([b"payload"], 0)
+
+
+def test_segments_that_could_not_be_removed_do_not_fill_the_journal_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake refuses, as above."""
+    journal = create(tmp_path, bytes_max=8_000)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", failing(errno.EROFS))
+        for _ in range(9):
+            journal.append(b"x" * 700, 1)
+        drain(journal)
+    assert journal.bytes > 7_000
+    journal.append(b"x" * 700, 1)
+    assert journal.bytes < 1_000
 
 
 def test_the_counts_do_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

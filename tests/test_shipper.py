@@ -25,7 +25,7 @@ from tron_audit_otel.errors import JournalError
 from tron_audit_otel.journal import Chunk, Frame, MemoryJournal, Position
 from tron_audit_otel.ledger import Ledger
 from tron_audit_otel.shipper import Shipper
-from tron_audit_otel.transport import Answer, Fate
+from tron_audit_otel.answer import Answer, Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

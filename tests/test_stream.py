@@ -18,7 +18,7 @@ from tron_audit_otel.errors import JournalError
 from tron_audit_otel.journal import DiskJournal
 from tron_audit_otel.outbox import Stats, total
 from tron_audit_otel.pipeline import Pipeline
-from tron_audit_otel.transport import Answer, Fate
+from tron_audit_otel.answer import Answer, Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class Receiver:
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Receiver:
     made = Receiver()
-    monkeypatch.setattr(transport, "make", lambda _: made)
+    monkeypatch.setattr(transport, "maker", lambda _: lambda: made)
     return made
 
 

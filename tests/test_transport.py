@@ -34,9 +34,11 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
 from requests.adapters import HTTPAdapter
 
-from tron_audit_otel import transport as module
+from tron_audit_otel import answer as answers
+from tron_audit_otel import otlp_grpc, otlp_http
+from tron_audit_otel.answer import ANSWER_BYTES_MAX, REASON_CHARACTERS_MAX, Answer, Fate, Transport
 from tron_audit_otel.config import AuditConfig
-from tron_audit_otel.transport import ANSWER_BYTES_MAX, REASON_CHARACTERS_MAX, Answer, Fate, Transport, make
+from tron_audit_otel.transport import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,7 +191,7 @@ def test_what_is_sent_is_an_otlp_request(receiver: Receiver) -> None:
 
 
 def test_a_copy_that_was_not_installed_has_no_version(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "version", raising(PackageNotFoundError()))
+    monkeypatch.setattr(answers, "version", raising(PackageNotFoundError()))
     with sending(http(receiver.server_port)) as send:
         assert send().fate is Fate.DELIVERED
     assert receiver.requests[0][1]["user-agent"] == "tron-audit-otel"
@@ -709,7 +711,7 @@ def test_nothing_ends_the_thread(receiver: Receiver, monkeypatch: pytest.MonkeyP
     """Fakes an error that nobody thought of."""
     with sending(http(receiver.server_port)) as send:
         with monkeypatch.context() as patched:
-            patched.setattr(module, "_content", raising(SystemExit("s3cret")))
+            patched.setattr(otlp_http, "_content", raising(SystemExit("s3cret")))
             assert send() == Answer(Fate.RETRY, "SystemExit")
         assert send().fate is Fate.DELIVERED
 
@@ -1146,7 +1148,7 @@ def test_no_error_of_grpc_gets_past(grpc_receiver: GrpcReceiver, monkeypatch: py
     """Fakes an error that nobody thought of."""
     with sending(calling(grpc_receiver.port)) as send:
         with monkeypatch.context() as patched:
-            patched.setattr(module, "_channel", raising(SystemExit("s3cret")))
+            patched.setattr(otlp_grpc, "_channel", raising(SystemExit("s3cret")))
             assert send() == Answer(Fate.RETRY, "SystemExit")
         assert send().fate is Fate.DELIVERED
 

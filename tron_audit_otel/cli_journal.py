@@ -13,21 +13,21 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tron_audit_otel import transport
+from tron_audit_otel.answer import Fate
 from tron_audit_otel.cli_text import EXIT_OK, EXIT_WORK, Answer, count, journal_root, nothing_yet, on_disk, size
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.errors import ConfigError, JournalError
 from tron_audit_otel.journal_dir import inspect
 from tron_audit_otel.outbox import DEAD_LETTERS
 from tron_audit_otel.redact import line
-from tron_audit_otel.transport import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tron_audit_otel.answer import Answer as Received
+    from tron_audit_otel.answer import Transport
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.dead_letter import Letter
-    from tron_audit_otel.transport import Answer as Received
-    from tron_audit_otel.transport import Transport
 
 
 def listed(config: AuditConfig) -> Answer:

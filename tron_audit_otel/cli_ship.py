@@ -62,12 +62,14 @@ def ship(config: AuditConfig, progress: Progress, seconds_max: float | None = No
     orphans = {state.name for state in before if state.records and not state.alive}
     # Without any, no record of a start and an end is written either.
     outcome = _run(config, root, orphans, progress, seconds_max) if orphans else None
-    return _answer(before, inspect(root), outcome)
+    return _answer(orphans, before, inspect(root), outcome)
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     stats: Stats
+    obstacle: str | None
+    """That there was when the waiting ended; what comes of the end itself is none."""
     signal: int
     """That ended it; 0: none."""
     seconds: float
@@ -84,12 +86,13 @@ def _run(config: AuditConfig, root: Path, orphans: set[str], progress: Progress,
             try:
                 pipeline.start()
                 _wait(pipeline, _Watch(root, orphans), stop, progress, seconds_max)
+                obstacle = _obstacle(pipeline.stats())
             finally:
                 pipeline.shutdown()
     finally:
         progress.end()
         logger.removeHandler(handler)
-    return _Outcome(pipeline.stats(), stop.signal, time.monotonic() - began_s)
+    return _Outcome(pipeline.stats(), obstacle, stop.signal, time.monotonic() - began_s)
 
 
 class _Stop(threading.Event):
@@ -159,7 +162,7 @@ def _obstacle(stats: Stats) -> str | None:
     return f"{stats.shipping}: {stats.reason}" if stats.reason is not None else None
 
 
-def _answer(before: Sequence[State], after: Sequence[State], outcome: _Outcome | None) -> Answer:
+def _answer(orphans: set[str], before: Sequence[State], after: Sequence[State], outcome: _Outcome | None) -> Answer:
     live = [state for state in before if state.alive]
     data: dict[str, object] = {"live": {"journals": len(live), "records": sum(state.records for state in live)}}
     lines = []
@@ -172,6 +175,7 @@ def _answer(before: Sequence[State], after: Sequence[State], outcome: _Outcome |
     left = [state for state in after if state.records and not state.alive]
     records_left = sum(state.records for state in left)
     own_left = sum(state.records for state in left if state.name == stats.journal)
+    taken = sum(state.records for state in after if state.alive and state.name in orphans)
     dead_lettered = stats.dead_lettered + adopted.dead_lettered
     is_all = not (records_left or dead_lettered or adopted.dropped)
     code = EXIT_SIGNAL + outcome.signal if outcome.signal else EXIT_OK if is_all else EXIT_WORK
@@ -183,7 +187,8 @@ def _answer(before: Sequence[State], after: Sequence[State], outcome: _Outcome |
         "dropped": adopted.dropped,
         "left": records_left,
         "left_own": own_left,
-        "reason": _obstacle(stats),
+        "taken_by_others": taken,
+        "reason": outcome.obstacle,
         "signal": outcome.signal or None,
         "seconds": round(outcome.seconds, 3),
         **data,
@@ -194,6 +199,8 @@ def _answer(before: Sequence[State], after: Sequence[State], outcome: _Outcome |
     told += [f"Lost: {count(records)}, {reason}." for reason, records in adopted.dropped.items()]
     if records_left:
         own = f", {own_left:,} of them about this command," if own_left else ""
-        why = _obstacle(stats) or ("it was interrupted" if outcome.signal else "the time was over")
+        why = outcome.obstacle or ("it was interrupted" if outcome.signal else "the time was over")
         told.append(f"Left: {count(records_left)}{own} because {why}. The next process goes on with them.")
+    if taken:
+        told.append(f"Taken over by another process meanwhile: {count(taken)}.")
     return Answer(code, data, [*told, *lines])

@@ -14,9 +14,9 @@ from opentelemetry.metrics import CallbackOptions, Observation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from tron_audit_otel.answer import Fate
     from tron_audit_otel.ledger import Counts
     from tron_audit_otel.outbox import Stats
-    from tron_audit_otel.transport import Fate
 
 METER = "tron_audit_otel"
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tron_audit_otel import transport
 from tron_audit_otel.commitment import Commitments
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.errors import JournalError
@@ -25,9 +24,9 @@ from tron_audit_otel.shipper import Shipper
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tron_audit_otel.answer import Fate, Transport
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.journal import Journal
-    from tron_audit_otel.transport import Fate
 
 ADOPT_SECONDS = 30
 """Between two looks for journals whose owners are gone: a worker that is not started again leaves one too."""
@@ -74,13 +73,20 @@ class Outbox:
     """Takes serialized records, keeps them on disk until the Collector has them, and counts what becomes of each."""
 
     def __init__(
-        self, config: AuditConfig, announce: Announce, sent: Callable[[float, Fate], None], policy: str
+        self,
+        config: AuditConfig,
+        announce: Announce,
+        *,
+        make_transport: Callable[[], Transport],
+        sent: Callable[[float, Fate], None],
+        policy: str,
     ) -> None:
         """Opens nothing yet.
 
         Args:
             config: The configuration.
             announce: Writes system records.
+            make_transport: Makes the way to the Collector.
             sent: Told of each attempt to deliver, with its duration in seconds.
             policy: The policy's digest.
         """
@@ -102,7 +108,7 @@ class Outbox:
         self._started_at = time.time()
         on_disk = config.journal == "disk"
         self._shipper = Shipper(
-            make_transport=partial(transport.make, config),
+            make_transport=make_transport,
             dead_letters=DeadLetters(config.journal_path / DEAD_LETTERS) if on_disk else None,
             request_bytes_max=config.request_bytes_max,
             retry_seconds_max=config.retry_seconds_max,
@@ -153,7 +159,6 @@ class Outbox:
                 else DiskJournal.create(config.journal_path, bytes_max=config.journal_bytes_max, fsync=config.fsync)
             )
             self._shipper.add(self._journal, self.ledger)
-            self._shipper.start()
         return self._journal
 
     def _block(self, refusal: JournalError) -> None:
@@ -162,6 +167,10 @@ class Outbox:
         self.blocked = refusal.reason
 
     # --- in any thread
+
+    def start(self) -> None:
+        """Starts the shipping, and with it the search for what others left; the first record opens the journal."""
+        self._shipper.start()
 
     @property
     def obstacle(self) -> str | None:
@@ -192,7 +201,7 @@ class Outbox:
 
     def drain(self, seconds_max: float) -> bool:
         """Waits until everything is delivered, unless the Collector takes nothing; tells whether it is."""
-        return self._journal is None or self._shipper.drain(seconds_max)
+        return self._shipper.drain(seconds_max)
 
     def close(self, seconds_max: float) -> None:
         """Ends the shipping and lets go of the journal; what is not delivered stays for the next process."""
@@ -265,7 +274,7 @@ class Outbox:
             "endpoint": self._config.endpoint,
             "started_at": self._started_at,
             "noted_at": time.time(),
-            "held": [journal.name for journal in self._held],  # so that a taken-over journal does not pass for a process
+            "held": [journal.name for journal in self._held],  # a journal that was taken over is no process
             **asdict(self.stats()),
         }
         self._journal.note(json.dumps(note).encode())

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import atexit
 import logging
+import multiprocessing
 import os
 import threading
+from functools import partial
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from tron_audit_otel import transport
 from tron_audit_otel.event import error_type
 from tron_audit_otel.metrics import Metrics
-from tron_audit_otel.outbox import Stats
+from tron_audit_otel.outbox import Outbox, Stats
 from tron_audit_otel.stream import Stream
 
 if TYPE_CHECKING:
@@ -54,6 +58,11 @@ class Pipeline:
         self._provider = logger_provider
         self._policy = policy
         self._metrics = Metrics(self.stats)
+        self._make_outbox = (
+            partial(Outbox, config, make_transport=transport.maker(config), sent=self._metrics.sent, policy=policy)
+            if exporter is None and logger_provider is None
+            else None
+        )
         self._starting = threading.Lock()
         self._stream: Stream | None = None
         self._ended = Stats()
@@ -65,13 +74,19 @@ class Pipeline:
             if self._stream is None:
                 self._stream = Stream(
                     self._config,
+                    make_outbox=self._make_outbox,
                     exporter=self._exporter,
                     logger_provider=self._provider,
                     policy=self._policy,
-                    sent=self._metrics.sent,
                 )
-                atexit.register(self.shutdown)  # for a program without a lifespan
+                self._register()
             return self._stream
+
+    def _register(self) -> None:
+        """Sees to the end of a program without a lifespan."""
+        atexit.register(self.shutdown)
+        if multiprocessing.parent_process() is not None:  # which ends without `atexit`, before Python 3.13
+            Finalize(None, self.shutdown, exitpriority=0)
 
     def emit(self, event: AuditEvent) -> None:
         """Hands an event on. An error of ours is logged with the record's id, and never raised."""

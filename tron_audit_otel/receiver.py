@@ -8,13 +8,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.event import error_type
-from tron_audit_otel.transport import Answer, Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tron_audit_otel.transport import Transport
+    from tron_audit_otel.answer import Transport
 
 RETRY_SECONDS_MIN = 0.1
 RETRY_AFTER_SECONDS_MAX = 3600.0
@@ -44,6 +44,11 @@ class Receiver:
         self._said: set[Fate] = set()
         self.outage: Answer | None = None
         """The last answer, when it says that nothing was taken or refused."""
+
+    def prepare(self) -> None:
+        """Makes the transport before it is needed: it may have a thread, and none can be started at exit."""
+        with suppress(BaseException):  # the first request meets the same, and says so
+            self._transport = self._transport or self._make_transport()
 
     @property
     def pause_s(self) -> float:

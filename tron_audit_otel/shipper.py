@@ -13,20 +13,20 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from tron_audit_otel.answer import Fate
 from tron_audit_otel.batch import Delivery
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import error_type
 from tron_audit_otel.receiver import Backoff, Log, Receiver
-from tron_audit_otel.transport import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tron_audit_otel.answer import Transport
     from tron_audit_otel.batch import Refusal
     from tron_audit_otel.dead_letter import DeadLetters
     from tron_audit_otel.journal import Chunk, Journal
     from tron_audit_otel.ledger import Ledger
-    from tron_audit_otel.transport import Transport
 
 TICK_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 0.05
@@ -169,6 +169,7 @@ class Shipper:
     def _run(self, stop: threading.Event, previous: threading.Thread | None) -> None:
         if previous is not None:
             previous.join()
+        self._receiver.prepare()
         backoff = Backoff(self._retry_seconds_max)
         while True:
             self._wake.clear()  # before the look at everything that it may stand for

@@ -30,7 +30,7 @@ from tron_audit_otel.event import (
 from tron_audit_otel.exporter import JournalExporter, SequencedExporter
 from tron_audit_otel.ledger import Ledger
 from tron_audit_otel.log_record import SCOPE_NAME, to_log_record
-from tron_audit_otel.outbox import Outbox, Stats
+from tron_audit_otel.outbox import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tron_audit_otel.commitment import Commitment
     from tron_audit_otel.config import AuditConfig
-    from tron_audit_otel.transport import Fate
+    from tron_audit_otel.outbox import Announce, Outbox
 
 DISTRIBUTION = "tron-audit-otel"
 
@@ -62,26 +62,25 @@ class Stream:
         self,
         config: AuditConfig,
         *,
+        make_outbox: Callable[[Announce], Outbox] | None,
         exporter: LogRecordExporter | None,
         logger_provider: APILoggerProvider | None,
         policy: str,
-        sent: Callable[[float, Fate], None],
     ) -> None:
         """Starts the SDK's thread, and opens nothing: the first batch opens the journal.
 
         Args:
             config: The configuration.
+            make_outbox: Makes the journal and the way from it to the Collector; None where there is something else.
             exporter: Gets the records in place of the journal.
             logger_provider: Gets the records in place of a provider of our own, and stays its owner's.
             policy: The policy's digest.
-            sent: Told of each attempt to deliver, with its duration in seconds.
         """
         self._config = config
         self._policy = policy
         self._committer: _Committer | None = None
         self._is_own = logger_provider is None
-        journaled = exporter is None and logger_provider is None
-        self.outbox = Outbox(config, self.announce, sent, policy) if journaled else None
+        self.outbox = make_outbox(self.announce) if make_outbox is not None else None
         self.ledger = self.outbox.ledger if self.outbox else Ledger()
         if self.outbox is not None:
             exporter = JournalExporter(self.outbox, config.request_bytes_max)
@@ -91,6 +90,8 @@ class Stream:
         provider: Any = logger_provider if exporter is None else _own_provider(config, exporter)
         self._provider = provider
         self._logger = provider.get_logger(SCOPE_NAME, _version())
+        if self.outbox is not None:
+            self.outbox.start()
         self.announce(Action.START, Outcome.SUCCESS, self._settings())
 
     def emit(self, event: AuditEvent) -> None:
@@ -177,10 +178,10 @@ class Stream:
         self.announce(Action.STOP, Outcome.SUCCESS, System())
         if self._committer is not None:
             self._committer.end()
-        call = _Call(self._provider.shutdown)
         outbox = self.outbox
         if outbox is None:
-            return self._in_time(call, self._config.shutdown_seconds_max)
+            return self._in_time(_Call(self._provider.shutdown), self._config.shutdown_seconds_max)
+        call = _Call(self._provider.shutdown, unthreaded=outbox.closing.set)
         done = call.ended(deadline - time.monotonic())
         outbox.closing.set()
         done = self._in_time(call, 0 if done else LAST_SECONDS)
@@ -204,11 +205,12 @@ class Stream:
 class _Call:
     """A call of the SDK's in a thread of its own, since none of them keeps a deadline."""
 
-    def __init__(self, call: Callable[[], object]) -> None:
+    def __init__(self, call: Callable[[], object], unthreaded: Callable[[], object] = bool) -> None:
         self._thread = threading.Thread(target=call, name="tron-audit-end", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:  # Python 3.12.0 and 3.12.1 start no thread at exit
+        except RuntimeError:  # Python 3.12.0 and 3.12.1 start no thread at exit: nothing in it may wait, then
+            unthreaded()
             call()
 
     def ended(self, seconds_max: float) -> bool:

@@ -20,14 +20,14 @@ from rich.markup import escape
 from collector.build import BuildError
 from collector.launch import LaunchError
 from collector.servers import ServerError
-from examples.demo import compose, evidence, stage, traffic
+from examples.demo import compose, evidence, outage, stage, traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from examples.demo.evidence import Evidence
     from examples.demo.stage import Stage
-    from examples.demo.traffic import Step
+    from examples.demo.traffic import Fact, Step
 
 EXIT_INCOMPLETE = 1
 EXIT_NOT_STARTED = 2
@@ -69,17 +69,11 @@ def _run(console: Console, stack: ExitStack, environ: Mapping[str, str]) -> int:
     began = time.monotonic()
     start = compose.docker if _is_on(environ, "DOCKER") else stage.local
     running = start(stack, say)
-    steps = traffic.story(running.api_url)
     try:
-        _play(console, steps)
+        proof = _tell(console, running, say)
     except traffic.TrafficError as error:
         log = _last(running.log("api").splitlines())
         raise ServerError(f"{error}. The end of its log:\n{log}") from error
-    expected = [fact for step in steps for fact in step.facts]
-    say(f"requests    {len(steps)} steps, {len(expected)} records expected")
-    with console.status("asking the destinations"):
-        proof = evidence.collect(running, expected)
-    console.print(evidence.table(proof, console.width))
     problems = proof.problems()
     _conclude(console, running, proof, problems)
     console.print(f"{time.monotonic() - began:.0f} s in all.", style="dim")
@@ -87,6 +81,32 @@ def _run(console: Console, stack: ExitStack, environ: Mapping[str, str]) -> int:
         _offer_a_search(console, running)
         _wait(console)
     return EXIT_INCOMPLETE if problems else 0
+
+
+def _tell(console: Console, running: Stage, say: Callable[[str], None]) -> Evidence:
+    """Play the story, and then the outage; show the records of each, and return what the destinations have of both."""
+    steps = traffic.story(running.api_url)
+    _play(console, steps)
+    expected = (traffic.START, *traffic.facts(steps))
+    say(f"requests    {len(steps)} steps; {len(expected)} records expected, the API's START is one of them")
+    proof = _collect(console, running, expected)
+    console.print(evidence.table(proof, console.width))
+    if running.processes is None:
+        say("kill -9     left out with docker compose; `make demo` without DOCKER=1 has it")
+        return proof
+    if proof.problems():
+        say("kill -9     left out: not everything has arrived")
+        return proof
+    say(f"arrived     all {len(expected)}; now the Collector dies, and then the API")
+    expected += outage.play(running.processes, traffic.outage(running.api_url), say)
+    after = _collect(console, running, expected)
+    console.print(evidence.table(after, console.width, but=proof.records))
+    return after
+
+
+def _collect(console: Console, running: Stage, expected: tuple[Fact, ...]) -> Evidence:
+    with console.status("asking the destinations"):
+        return evidence.collect(running, expected)
 
 
 def _play(console: Console, steps: tuple[Step, ...]) -> None:

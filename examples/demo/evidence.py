@@ -138,8 +138,10 @@ NARROW = 120
 """Characters of a line below which the facts share a column: cut into columns, nobody could read them."""
 
 
-def table(evidence: Evidence, width: int) -> Table:
-    """Show each record once, and how often each destination has it."""
+def table(evidence: Evidence, width: int, *, but: Iterable[Record] = ()) -> Table:
+    """Show each record once, but for some, and how often each destination has it."""
+    shown_before = {record.id for record in but}
+    records = [record for record in evidence.records if record.id not in shown_before]
     names = tuple(evidence.found)
     letters = string.ascii_uppercase[: len(names)]
     legend = "" if width >= WIDE else ", ".join(f"{letter} {name}" for letter, name in zip(letters, names, strict=True))
@@ -148,7 +150,7 @@ def table(evidence: Evidence, width: int) -> Table:
         shown.add_column(fact, overflow="fold")
     for name in names if width >= WIDE else letters:
         shown.add_column(name, justify="right", no_wrap=True)
-    for record in sorted(evidence.records, key=lambda each: each.began_ns):
+    for record in sorted(records, key=lambda each: each.began_ns):
         cells = _cells(record)
         counts = (evidence.found[name][record.id] for name in names)
         shown.add_row(

@@ -28,6 +28,15 @@ TENANTS = {siem.name: number for number, siem in enumerate(launch.SIEMS, start=1
 
 
 @dataclass(frozen=True)
+class Processes:
+    """What of it can be killed, and where the API keeps the records that the Collector has not got yet."""
+
+    api: servers.Server
+    collector: servers.Server
+    journal: Path
+
+
+@dataclass(frozen=True)
 class Stage:
     """What runs, and how to ask it."""
 
@@ -40,6 +49,8 @@ class Stage:
     """Reads the OTLP requests that the Collector's archive has."""
     log: Callable[[str], str]
     """Reads the log of the ``api`` or the ``collector``, for when something went wrong."""
+    processes: Processes | None = None
+    """None where they are not this machine's own."""
 
 
 def siem_settings(store_url: str, gateway_url: str, token: str) -> dict[str, dict[str, str]]:
@@ -99,14 +110,16 @@ def local(stack: ExitStack, say: Callable[[str], None]) -> Stage:
     settings = siem_settings(store.url, gateway_url, token)
     collector_url, collector = _start_collector(stack, otelcol, data, token, {name: settings[name] for name in siems})
     say(f"Collector   {collector_url} to {', '.join(('archive', *siems))}")
-    api_url, api = _start_api(stack, collector_url, token)
+    journal = data / "journal"
+    api_url, api = _start_api(stack, collector_url, token, journal)
     say(f"API         {api_url}/docs")
 
     def archive() -> list[dict[str, Any]]:
         return read_archive(file.read_text(encoding="utf-8") for file in sorted((data / "archive").glob("*.jsonl")))
 
     logs = {"api": api.log, "collector": collector.log}
-    return Stage(api_url, store, siems, absent, archive, lambda name: logs[name]())
+    processes = Processes(api, collector, journal)
+    return Stage(api_url, store, siems, absent, archive, lambda name: logs[name](), processes)
 
 
 def _start_gateway(stack: ExitStack, otelcol: Path, store_url: str, token: str) -> str:
@@ -139,11 +152,12 @@ def _start_collector(
     return f"http://127.0.0.1:{otlp}", stack.enter_context(server)
 
 
-def _start_api(stack: ExitStack, collector_url: str, token: str) -> tuple[str, servers.Server]:
+def _start_api(stack: ExitStack, collector_url: str, token: str, journal: Path) -> tuple[str, servers.Server]:
     """Start the API: one line of it is about auditing, and the rest is these variables."""
     (port,) = servers.free_ports(1)
     audit = {
         "AUDIT_LOG_ENABLED": "true",
+        "AUDIT_LOG_JOURNAL_DIR": str(journal),
         "AUDIT_LOG_POLICY_FILE": str(POLICY),
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector_url,
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}",

@@ -17,7 +17,9 @@ ALICE = "alice@example.com"
 BOB = "bob@example.com"
 NOBODY = "anonymous"
 DELETED = "webapps/web-shop"
-"""What alice deletes: the record that the demo ends with."""
+"""What alice deletes: the record that the story ends with."""
+DELETED_IN_OUTAGE = "instances/inst-idle"
+"""What she deletes while the Collector is dead."""
 SHOP_POD = "/webapps/web-shop/pods/shop-0"
 REQUEST_SECONDS_MAX = 10.0
 ENDLESS_LINES = 100_000  # at 50 lines a second, longer than anybody waits: the client leaves
@@ -37,6 +39,16 @@ class Fact:
     def __str__(self) -> str:
         """Say it in one line."""
         return f"{self.actor} {self.action} {self.resource} {self.status or '-'} {self.outcome}"
+
+
+def _of_the_trail(action: str) -> Fact:
+    return Fact("tron_audit_otel", action, "audit/trail", "", "success")
+
+
+START = _of_the_trail("START")
+"""Each process of the API says that its part of the trail begins."""
+ADOPT = _of_the_trail("ADOPT")
+"""It took over what a dead one had on disk."""
 
 
 class TrafficError(Exception):
@@ -117,6 +129,38 @@ def story(base_url: str) -> tuple[Step, ...]:
         *_endings(alice),
         *_noise(alice, nobody),
     )
+
+
+def outage(base_url: str) -> tuple[Step, ...]:
+    """Return what alice does while the Collector is dead. She logs in for it: this needs no story before it."""
+    alice = Client(base_url)
+    return (
+        _step(
+            "alice logs in",
+            lambda: alice.log_in(ALICE, "alice-password"),
+            (ALICE, "LOGIN", f"users/{ALICE}", 200, "success"),
+        ),
+        _step(
+            "alice changes a secret",
+            lambda: alice.send("PUT", "/secrets/database-url", {"value": "never-in-a-record"}),
+            (ALICE, "UPDATE", "secrets/database-url", 204, "success"),
+        ),
+        _step(
+            "alice runs a command in a pod",
+            lambda: alice.run("/workers/work-mail/pods/mail-0", "whoami"),
+            (ALICE, "EXEC", "workers/work-mail/pods/mail-0", 200, "success"),
+        ),
+        _step(
+            "alice deletes an instance",
+            lambda: alice.send("DELETE", "/instances/inst-idle"),
+            (ALICE, "DELETE", DELETED_IN_OUTAGE, 204, "success"),
+        ),
+    )
+
+
+def facts(steps: tuple[Step, ...]) -> tuple[Fact, ...]:
+    """Return all that the steps leave behind."""
+    return tuple(fact for step in steps for fact in step.facts)
 
 
 def _step(title: str, act: Callable[[], object], *facts: tuple[str, str, str, int | None, str]) -> Step:

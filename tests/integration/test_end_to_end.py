@@ -1,4 +1,7 @@
-"""The main job: requests at the example API, through the real Collector, found by asking every destination."""
+"""The main job: requests at the example API, through the real Collector, found by asking every destination.
+
+In between the Collector is killed, and then the API.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from examples.demo import evidence, stage, traffic
+from examples.demo import evidence, outage, stage, traffic
 from tests.integration.gateway import records_of
 
 if TYPE_CHECKING:
@@ -56,7 +59,11 @@ def played() -> Iterator[tuple[Stage, Evidence]]:
         steps = traffic.story(running.api_url)
         for step in steps:
             step.play()
-        yield running, evidence.collect(running, [fact for step in steps for fact in step.facts])
+        facts = (traffic.START, *traffic.facts(steps))
+        assert evidence.collect(running, facts).problems() == []
+        assert running.processes is not None
+        facts += outage.play(running.processes, traffic.outage(running.api_url), lambda _: None)
+        yield running, evidence.collect(running, facts)
 
 
 def archived(running: Stage, **facts: str) -> dict[str, Any]:
@@ -74,13 +81,40 @@ def test_each_record_arrives_once_at_each_destination(played: tuple[Stage, Evide
     running, proof = played
     assert proof.problems() == []
     assert len(proof.found) == 1 + len(running.siems) >= 4
-    assert len(proof.records) > 20
+    assert len(proof.records) > 26
+
+
+def test_what_was_done_while_the_collector_was_dead_outlived_the_api(played: tuple[Stage, Evidence]) -> None:
+    running, proof = played
+    kept = archived(running, audit_resource=traffic.DELETED_IN_OUTAGE, audit_action="DELETE")
+    adopted = archived(running, audit_action="ADOPT")
+    assert adopted["attributes"]["audit.system.records"] == len(traffic.facts(traffic.outage("")))
+    assert adopted["attributes"]["audit.system.clean_stop"] is False
+    assert adopted["eventName"] == "tron.audit.system"
+    assert adopted["resource"]["service.instance.id"] != kept["resource"]["service.instance.id"]
+    collector = running.log("collector")
+    assert collector.count("Everything is ready") == 2
+    assert "Starting shutdown" not in collector
+    assert all(counts[kept["attributes"]["audit.record.id"]] == 1 for counts in proof.found.values())
+
+
+def test_each_process_numbered_its_records_without_a_gap(played: tuple[Stage, Evidence]) -> None:
+    running, proof = played
+    numbers: dict[str, list[int]] = {}
+    for around, record in records_of(running.archive()):
+        stream = numbers.setdefault(around["resource"]["service.instance.id"], [])
+        stream.append(record["attributes"]["audit.sequence.number"])
+    succession = len(outage.SUCCESSION)
+    assert sorted(map(sorted, numbers.values()), key=len) == [
+        [*range(1, succession + 1)],
+        [*range(1, len(proof.records) - succession + 1)],
+    ]
 
 
 def test_alices_delete_in_the_archive(played: tuple[Stage, Evidence]) -> None:
-    record = archived(played[0], audit_action="DELETE", audit_actor_id=traffic.ALICE)
+    record = archived(played[0], audit_action="DELETE", audit_resource=traffic.DELETED)
     attributes = record["attributes"]
-    assert attributes["audit.resource"] == traffic.DELETED
+    assert attributes["audit.actor.id"] == traffic.ALICE
     assert (attributes["audit.target.type"], attributes["audit.target.id"]) == ("webapps", "web-shop")
     assert attributes["http.response.status_code"] == 204
     assert attributes["http.route"] == "/api/v1/webapps/{webapp_id}"
@@ -95,7 +129,7 @@ def test_alices_delete_in_the_archive(played: tuple[Stage, Evidence]) -> None:
 
 def test_alices_delete_at_each_siem_in_its_own_words(played: tuple[Stage, Evidence]) -> None:
     running, _ = played
-    record = archived(running, audit_action="DELETE", audit_actor_id=traffic.ALICE)["attributes"]
+    record = archived(running, audit_action="DELETE", audit_resource=traffic.DELETED)["attributes"]
     expected = {
         "id": record["audit.record.id"],
         "actor": traffic.ALICE,

@@ -17,12 +17,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRAM = """
-import os
+import multiprocessing, os
 from fastapi import FastAPI
 import tron_audit_otel as audit
 
 audit.instrument(FastAPI())
-audit.record(action="DELETE", resource="backups/1")
+if __name__ == "__main__":
+    audit.record(action="DELETE", resource="backups/1")
+
+def work():
+    audit.record(action="DELETE", resource="backups/2")
+
+if __name__ == "__main__" and (method := os.environ.get("TEST_PROCESS")):
+    child = multiprocessing.get_context(method).Process(target=work)
+    child.start()
+    child.join()
 if os.environ.get("TEST_FORK"):
     if (child := os.fork()) == 0:
         audit.record(action="DELETE", resource="backups/2")
@@ -31,17 +40,27 @@ if os.environ.get("TEST_FORK"):
 """
 
 
-def run(url: str, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore:This process", "-c", PROGRAM]
+def run(directory: Path, url: str, **more: str) -> subprocess.CompletedProcess[str]:
+    program = directory / "program.py"  # a file: processes that are spawned read it again
+    program.write_text(PROGRAM)
+    command = [sys.executable, "-W", "ignore:This process", str(program)]
     return subprocess.run(
         command, env=settings(url, **more), cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
     )
 
 
-@pytest.mark.parametrize("fork", ["", "yes"], ids=["one process", "forked"])
-def test_a_program_that_ends_has_sent_its_records(otelcol: Path, tmp_path: Path, fork: str) -> None:
-    with Gateway(otelcol, tmp_path, {}) as gateway:
-        run(gateway.url, TEST_FORK=fork)
+@pytest.mark.parametrize(
+    "fork",
+    [{}, {"TEST_FORK": "yes"}, {"TEST_PROCESS": "fork"}, {"TEST_PROCESS": "spawn"}, {"TEST_PROCESS": "forkserver"}],
+    ids=["one process", "os.fork", "multiprocessing, fork", "multiprocessing, spawn", "multiprocessing, forkserver"],
+)
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_program_that_ends_has_sent_its_records(
+    otelcol: Path, tmp_path: Path, fork: dict[str, str], protocol: str
+) -> None:
+    with Gateway(otelcol, tmp_path / "collector", {}) as gateway:
+        url = f"http://{gateway.grpc}" if protocol == "grpc" else gateway.url
+        run(tmp_path, url, OTEL_EXPORTER_OTLP_LOGS_PROTOCOL=protocol, **fork)
         archived = gateway.archived()
     # A forked process has a stream of its own, from START to STOP; what its parent had queued stays its parent's.
     facts = [record for record in archived if record.get("audit.actor.id") != "tron_audit_otel"]
@@ -54,9 +73,9 @@ def test_a_program_that_ends_has_sent_its_records(otelcol: Path, tmp_path: Path,
     assert len(about) == len(facts) * 2
 
 
-def test_a_dead_collector_does_not_hold_the_end_up() -> None:
+def test_a_dead_collector_does_not_hold_the_end_up(tmp_path: Path) -> None:
     began = time.monotonic()
-    result = run(f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs")
+    result = run(tmp_path, f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs")
     assert time.monotonic() - began < 8
     assert "lost" not in result.stderr
     assert "Traceback" not in result.stderr
