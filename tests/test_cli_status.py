@@ -188,7 +188,7 @@ def test_a_process_that_takes_over_says_what(
 ) -> None:
     killed = leave(root, ["r-1"], noted=note(pid=7))
     pipeline.emit(event())
-    code, answer = until(found, lambda processes: any(each["note"]["adopted"]["pending"] for each in processes))
+    code, answer = until(found, lambda processes: any(each["note"] and each["note"]["held"] for each in processes))
     assert {each["name"]: each["standing"] for each in answer["processes"]}[killed] == "taken over"
     assert (code, answer["totals"]["alive"], answer["totals"]["gone"]) == (0, 1, 1)
 

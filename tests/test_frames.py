@@ -128,6 +128,13 @@ def test_a_payload_that_looks_like_frames_is_never_taken_for_them_behind_damage(
     assert read(bytes(whole)) == {1: b"next"}
 
 
+def test_a_payload_that_moves_up_to_where_a_frame_stood_is_never_taken_for_one() -> None:
+    forged = segment([b"forged"], mark=b"abcdefgh")[SEGMENT_HEADER_BYTES:]
+    whole = segment([b"gone" + forged, b"next"])
+    gone = SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES + len(b"gone")
+    assert read(whole[:SEGMENT_HEADER_BYTES] + whole[gone:]) == {1: b"next"}
+
+
 @pytest.mark.parametrize("search_bytes", [8, 9, 15, 16, 64])
 def test_the_next_frame_is_found_wherever_the_blocks_of_the_search_end(
     search_bytes: int, monkeypatch: pytest.MonkeyPatch

@@ -23,7 +23,9 @@ RANKS = (
     {"stream"},
     {"pipeline"},
     {"instrumentation"},
-    {"testing", "cli_status", "cli_journal"},
+    {"testing", "cli_text"},
+    {"cli_processes"},
+    {"cli_status", "cli_journal", "cli_ship"},
     {"cli"},
     {"__init__"},
 )

@@ -523,6 +523,21 @@ def test_a_segment_of_which_nothing_can_be_read_is_counted_and_kept_for_people(t
     check_damage(tmp_path, expected, 2 * (len(payloads) - len(expected)), [middle])
 
 
+def test_a_last_segment_of_which_nothing_can_be_read_is_kept_for_people_though_nobody_can_count_it(
+    tmp_path: Path,
+) -> None:
+    payloads = prepared(tmp_path)
+    last = segments(tmp_path)[-1]
+    size = last.stat().st_size
+    expected = spared(payloads, tmp_path, last, 0, 1 << 20)
+    last.write_bytes(bytes(size))
+    adopted = only(tmp_path)
+    assert adopted.torn_bytes == size
+    crash(adopted)
+    assert [path.stat().st_size for path in tmp_path.glob("damaged/*")] == [size]
+    assert drain(only(tmp_path)) == (expected, 0)
+
+
 def test_damage_in_the_own_journal_is_found_without_an_adopter(tmp_path: Path) -> None:
     journal = create(tmp_path)
     for payload in (b"one", b"two", b"three"):

@@ -135,7 +135,8 @@ def _offer_a_search(console: Console, running: Stage) -> None:
     query = f'"audit.action":="DELETE" "audit.actor.id":="{traffic.ALICE}"'
     tenant = stage.TENANTS[SEARCHED]
     console.print(f"\nWhat did alice delete? The tenant of {SEARCHED} says:")
-    for answer in [f"{row['_time']}  {row['_msg']}" for row in running.store.query(query, tenant)] or ["nothing"]:
+    answers = sorted(f"{row['_time']}  {row['_msg']}" for row in running.store.query(query, tenant))
+    for answer in answers or ["nothing"]:
         console.print(f"  {answer}", style="bold", markup=False, soft_wrap=True)
     # soft_wrap: a line break inside an address would make it useless, in a terminal and in a log.
     console.print("Ask again on the search page, or in a shell:")

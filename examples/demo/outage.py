@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from examples.demo.stage import Processes
     from examples.demo.traffic import Fact, Step
 
-WAIT_SECONDS_MAX = 10.0
-"""A record is on disk at most 50 ms after its answer, and a dead process's journal is taken over within a second."""
+WAIT_SECONDS_MAX = 40.0
+"""Longer than the longest wait between two attempts to deliver, AUDIT_LOG_RETRY_SECONDS_MAX; all else is done within a
+second."""
 POLL_SECONDS = 0.01
 SUCCESSION = (traffic.START, traffic.ADOPT)
 """What an API process leaves behind that starts where another one was killed."""

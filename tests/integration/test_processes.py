@@ -93,10 +93,9 @@ def test_a_stopped_server_has_sent_every_record(gateway: Gateway, server: str, s
     service = f"{server} {sig.name}"
     environ = settings(gateway.url, OTEL_SERVICE_NAME=service, TEST_INSTRUMENT=str(server != "zero-code").lower())
     with Api(SERVERS[server], environ) as api:
-        pids: set[int] = set()
-        for number in range(REQUESTS):
-            # A connection each, so that every worker gets some.
-            pids.add(httpx.get(f"{api.url}/items/{number}", trust_env=False).json())
+        # A connection for each request, so that every worker gets some.
+        with httpx.Client(base_url=api.url, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+            pids = {client.get(f"/items/{number}").json() for number in range(REQUESTS)}
         api.stop(sig)
     found = streams(gateway, service)
     items = [record for stream in found.values() for record in stream if record.get("http.route") == "/items/{item}"]
@@ -108,6 +107,53 @@ def test_a_stopped_server_has_sent_every_record(gateway: Gateway, server: str, s
         assert [record["audit.sequence.number"] for record in stream] == list(range(1, len(stream) + 1))
         assert [stream[0]["audit.action"], stream[-1]["audit.action"]] == ["START", "STOP"]
     assert not list(Path(environ["AUDIT_LOG_JOURNAL_DIR"]).glob("2*")), "a journal that holds nothing is removed"
+
+
+def test_without_a_lifespan_nothing_is_lost_that_is_older_than_a_batch(gateway: Gateway) -> None:
+    """SIGTERM ends uvicorn without a word to anybody, then: the next process delivers what this one has committed."""
+    server = [*SERVERS["uvicorn"], "--lifespan", "off"]
+    environ = settings(gateway.url, OTEL_SERVICE_NAME="lifespan off", AUDIT_LOG_RETRY_SECONDS_MAX="0.2")
+    for begin in (0, 10):
+        with Api(server, environ) as api, httpx.Client(base_url=api.url, trust_env=False) as client:
+            for number in range(begin, begin + 10):
+                client.get(f"/items/{number}")
+            time.sleep(0.3)
+            api.stop()
+
+    def arrived() -> list[int]:
+        records = [record for stream in streams(gateway, "lifespan off").values() for record in stream]
+        return sorted({int(r["audit.target.id"]) for r in records if r.get("http.route") == "/items/{item}"})
+
+    eventually(lambda: arrived() == list(range(20)), "the records of both")
+
+
+def test_a_reload_loses_nothing(gateway: Gateway, tmp_path: Path) -> None:
+    module = tmp_path / "reloaded.py"
+    module.write_text("from tests.integration.served import app\n")
+    server = [BIN / "uvicorn", "reloaded:app", "--port", "{port}", "--reload", "--reload-dir", tmp_path]
+    environ = settings(gateway.url, OTEL_SERVICE_NAME="reloaded")
+    with Api([*server, "--app-dir", tmp_path], environ) as api:
+        pids: set[int] = set()
+        deadline = time.monotonic() + 20
+        sent = 0
+        while len(pids) < 3 and time.monotonic() < deadline:
+            try:
+                pids.add(httpx.get(f"{api.url}/items/{sent}", trust_env=False, timeout=5).json())
+            except httpx.HTTPError:  # between two processes; this request reached neither
+                time.sleep(0.05)
+                continue
+            sent += 1
+            if sent % 20 == 0:
+                module.touch()
+                time.sleep(0.5)
+        assert len(pids) == 3
+        api.stop()
+
+    def arrived() -> list[int]:
+        records = [record for stream in streams(gateway, "reloaded").values() for record in stream]
+        return sorted({int(r["audit.target.id"]) for r in records if r.get("http.route") == "/items/{item}"})
+
+    eventually(lambda: arrived() == list(range(sent)), "every answered request's record")
 
 
 @pytest.fixture
