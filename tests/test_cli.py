@@ -95,7 +95,12 @@ def test_check_prints_what_is_in_force(
     assert shown["OTEL_RESOURCE_ATTRIBUTES"] == "a=b"
     assert shown["OTEL_EXPORTER_OTLP_HEADERS"] == "-  (default)"
     assert shown["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://c:1/v1/logs"
-    assert end == "Policy: login, probe, then the default rules\nRecords go to http://c:1/v1/logs\n"
+    journal = shown["AUDIT_LOG_JOURNAL_DIR"].removesuffix("  (default)")
+    assert journal.endswith("tron-audit-otel/default")
+    assert end == (
+        "Policy: login, probe, then the default rules\n"
+        f"Records go to {journal}, and from there to http://c:1/v1/logs\n"
+    )
 
 
 def test_check_names_the_variable_that_a_setting_comes_from(

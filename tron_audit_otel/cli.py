@@ -186,21 +186,29 @@ def _check(environ: Mapping[str, str]) -> Answer:
     names = [rule.name for rule in rules.rules]
     data: dict[str, object] = {"ok": True, "enabled": enabled, "settings": settings, "rules": [*names]}
     width = max(map(len, settings))
+    where = config.journal_path if config.journal == "disk" else "memory"
     lines = [
         f"{name:{width}}  {_shown(value)}{'' if environ.get(name, '').strip() else '  (default)'}"
         for name, value in settings.items()
     ]
     if rules.default_rules:
         names.append(f"{'then' if names else 'only'} the default rules")
-    end = f"Records go to {config.endpoint}" if enabled else "Audit is off: AUDIT_LOG_ENABLED is not true."
+    route = f"Records go to {where}, and from there to {config.endpoint}"
+    end = route if enabled else "Audit is off: AUDIT_LOG_ENABLED is not true."
     return Answer(EXIT_OK, data, [*lines, "", f"Policy: {', '.join(names)}", end])
 
 
 def _settings(config: AuditConfig, environ: Mapping[str, str]) -> dict[str, object]:
     """Gives each setting as it is in force, under the variable that it comes from."""
+    resolved = {
+        "otlp_endpoint": config.endpoint,
+        "journal_dir": config.journal_path,
+        "journal_max_bytes": config.journal_bytes_max,
+        "on_full": config.on_full_for(config.commit),
+    }
     found: dict[str, object] = {}
     for field, env in variables().items():
-        value = config.endpoint if field == "otlp_endpoint" else getattr(config, field)
+        value = resolved.get(field, getattr(config, field))
         name = next((name for name in env.names if environ.get(name, "").strip()), env.names[-1])
         found[name] = MASK if env.secret and value else value
     return found
