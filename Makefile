@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-with-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint types format collector constraints clean
+.PHONY: help demo test soak unit lint types format collector constraints clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ demo: $(STAMP) ## run the whole path here, and show where each record arrived (O
 test: $(STAMP) ## run every test; builds the Collector and the log store when they are not there yet
 	@$(BIN)/python -m collector.build all >/dev/null
 	@$(BIN)/pytest --cov --cov-report=term
+
+soak: $(STAMP) ## run the long forms of the proofs: kills, outages, full disks, a million records; about TIME
+	@$(BIN)/python -m collector.build all >/dev/null
+	@$(BIN)/pytest -m soak -s
 
 unit: $(STAMP) ## run the tests that need no server
 	@$(BIN)/pytest --ignore=tests/integration

@@ -129,7 +129,7 @@ def test_nothing_is_sent_of_no_frames() -> None:
 def test_exactly_the_poison_is_refused_and_the_rest_is_taken_once(
     sizes: list[int],
     poison: set[int],
-    takes_empty: bool,  # noqa: FBT001 - a parameter of the test
+    takes_empty: bool,
 ) -> None:
     numbers = iter(range(sum(sizes)))
     frames = [frame(*[str(next(numbers)) for _ in range(size)]) for size in sizes]

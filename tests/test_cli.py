@@ -98,8 +98,7 @@ def test_check_prints_what_is_in_force(
     journal = shown["AUDIT_LOG_JOURNAL_DIR"].removesuffix("  (default)")
     assert journal.endswith("tron-audit-otel/default")
     assert end == (
-        "Policy: login, probe, then the default rules\n"
-        f"Records go to {journal}, and from there to http://c:1/v1/logs\n"
+        f"Policy: login, probe, then the default rules\nRecords go to {journal}, and from there to http://c:1/v1/logs\n"
     )
 
 

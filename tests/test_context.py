@@ -71,7 +71,7 @@ def authenticate_sync(name: str) -> str:
 
 
 @pytest.mark.parametrize("base_http_middleware", [False, True], ids=["bare", "BaseHTTPMiddleware"])
-def test_a_burst_never_mixes_two_requests(base_http_middleware: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_a_burst_never_mixes_two_requests(base_http_middleware: bool) -> None:
     app = FastAPI()
     if base_http_middleware:
         app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)

@@ -106,7 +106,7 @@ def test_the_applications_own_telemetry_does_not_get_into_the_trail() -> None:
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["before the first request", "after it"])
-def test_routes_and_middleware_may_come_later(started: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_routes_and_middleware_may_come_later(started: bool) -> None:
     app = make_app()
     if started:
         get_ok(app)
@@ -334,7 +334,7 @@ def batch_threads() -> int:
 
 
 @pytest.mark.parametrize("lifespan", [False, True], ids=["first request", "lifespan"])
-def test_a_thread_starts_when_the_application_does_and_not_before(lifespan: bool, exporter: Any) -> None:  # noqa: FBT001 - a parameter of the test
+def test_a_thread_starts_when_the_application_does_and_not_before(lifespan: bool, exporter: Any) -> None:
     before = batch_threads()
     app = make_app()
     audit.instrument(app, exporter=exporter, config=ON)

@@ -640,6 +640,30 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in directory.iterdir()) == ["00000001.segment", "00000002.segment", "core.1234"]
 
 
+def test_no_symbolic_link_is_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, target = tmp_path / "root", tmp_path / "target"
+    target.mkdir()
+    (target / "file").write_text("somebody's")
+    payloads = prepared(root)
+    (directory,) = root.iterdir()
+    segment = segments(root)[0]
+    segment.write_bytes(bytes(segment.stat().st_size))
+    (root / "damaged").symlink_to(target)
+    (directory / "status.json.new").symlink_to(target / "file")
+    (directory / "lock").rename(directory / "real")
+    (directory / "lock").symlink_to(target / "file")
+    assert adopt(root) == []
+    assert f"the journal {directory} is left as it is" in caplog.text
+    (directory / "real").rename(directory / "lock")
+    adopted = only(root)
+    adopted.note(b"written through a link")
+    assert len(drain(adopted)[0]) < len(payloads)
+    adopted.close()
+    assert f"the journal {directory.name} is not tidied" in caplog.text
+    assert [path.read_text() for path in target.iterdir()] == ["somebody's"]
+    assert segment.exists()  # there was no place to set it aside
+
+
 @pytest.mark.parametrize("which", ["directory", "root"])
 def test_a_journal_that_somebody_removes_is_begun_anew_and_what_is_lost_is_counted(
     which: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

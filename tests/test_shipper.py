@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from tests.test_batch import NO_PROTOBUF, ids_of, request
 from tron_audit_otel import batch, shipper
 from tron_audit_otel import receiver as receivers
+from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.journal import Chunk, Frame, MemoryJournal, Position
 from tron_audit_otel.ledger import Ledger
 from tron_audit_otel.shipper import Shipper
-from tron_audit_otel.answer import Answer, Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,12 +13,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from tests.test_pipeline import event
 from tron_audit_otel import journal_dir, transport
+from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.journal import DiskJournal
 from tron_audit_otel.outbox import Stats, total
 from tron_audit_otel.pipeline import Pipeline
-from tron_audit_otel.answer import Answer, Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +144,7 @@ def test_another_policy_than_before_is_on_record(receiver: Receiver, config: Aud
     for policy in ("d1", "d1", "d2"):
         pipeline = Pipeline(config, policy=policy)
         pipeline.start()
-        eventually(lambda: (config.journal_path / "policy").exists())
+        eventually((config.journal_path / "policy").exists)
         eventually(lambda: pipeline.stats().pending == 0)  # noqa: B023 - called at once
         time.sleep(0.05)
         pipeline.shutdown()

@@ -499,7 +499,7 @@ def test_a_slow_receiver_takes_no_more_than_the_time_there_is(act: Callable[[soc
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_a_receiver_that_reads_nothing_takes_no_more_than_the_time_there_is(
-    tls: bool,  # noqa: FBT001 - a parameter of the test
+    tls: bool,
     authority: trustme.CA,
     pem: Path,
 ) -> None:
@@ -1191,8 +1191,8 @@ def test_grpc_in_tls(authority: trustme.CA, pem: Path, tmp_path: Path) -> None:
 )
 def test_grpc_is_insecure_only_where_that_was_said(
     endpoint: str,
-    insecure_set: bool,  # noqa: FBT001 - a parameter of the test
-    insecure: bool,  # noqa: FBT001 - as above
+    insecure_set: bool,
+    insecure: bool,
     grpc_receiver: GrpcReceiver,
 ) -> None:
     endpoint = endpoint.replace("collector:4317", f"127.0.0.1:{grpc_receiver.port}")

@@ -226,7 +226,7 @@ def test_one_record_in_a_thousand_that_is_refused(
 
 
 @pytest.mark.parametrize("hung", [False, True], ids=["dead", "hung"])
-def test_the_end_comes_soon_and_leaves_the_records(scene: Scene, hung: bool) -> None:  # noqa: FBT001 - pytest's way
+def test_the_end_comes_soon_and_leaves_the_records(scene: Scene, hung: bool) -> None:
     scene.proxy.fault = faulty.hang if hung else faulty.passing
     scene.load(500)
     began = time.monotonic()

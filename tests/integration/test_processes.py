@@ -94,7 +94,8 @@ def test_a_stopped_server_has_sent_every_record(gateway: Gateway, server: str, s
     environ = settings(gateway.url, OTEL_SERVICE_NAME=service, TEST_INSTRUMENT=str(server != "zero-code").lower())
     with Api(SERVERS[server], environ) as api:
         # A connection for each request, so that every worker gets some.
-        with httpx.Client(base_url=api.url, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        one_each = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=api.url, trust_env=False, limits=one_each) as client:
             pids = {client.get(f"/items/{number}").json() for number in range(REQUESTS)}
         api.stop(sig)
     found = streams(gateway, service)
@@ -130,7 +131,7 @@ def test_without_a_lifespan_nothing_is_lost_that_is_older_than_a_batch(gateway: 
 def test_a_reload_loses_nothing(gateway: Gateway, tmp_path: Path) -> None:
     module = tmp_path / "reloaded.py"
     module.write_text("from tests.integration.served import app\n")
-    server = [BIN / "uvicorn", "reloaded:app", "--port", "{port}", "--reload", "--reload-dir", tmp_path]
+    server: list[str | Path] = [BIN / "uvicorn", "reloaded:app", "--port", "{port}", "--reload", "--reload-dir", tmp_path]
     environ = settings(gateway.url, OTEL_SERVICE_NAME="reloaded")
     with Api([*server, "--app-dir", tmp_path], environ) as api:
         pids: set[int] = set()
