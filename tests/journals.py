@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OWNER = """
 import os, signal, sys
 from pathlib import Path
-from tron_audit_otel.journal import DiskJournal
+from tron_audit_otel.disk_journal import DiskJournal
 
 root, end, note, *payloads = sys.argv[1:]
 journal = DiskJournal.create(Path(root), bytes_max=1 << 20, fsync=False)

@@ -18,7 +18,7 @@ from tests.integration.faulty import Call, Reply
 from tests.journals import leave, owner, receiver, request, run
 from tron_audit_otel import cli, cli_ship, cli_text
 from tron_audit_otel.dead_letter import DeadLetters
-from tron_audit_otel.journal import adopt
+from tron_audit_otel.disk_journal import adopt
 from tron_audit_otel.journal_dir import inspect
 from tron_audit_otel.outbox import Stats
 from tron_audit_otel.pipeline import Pipeline

@@ -15,8 +15,8 @@ from tron_audit_otel import cli_processes, cli_text
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.context import open_telemetry_context
 from tron_audit_otel.dead_letter import DeadLetters
+from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.event import Action, Actor, ActorType, AuditEvent, EventName, Outcome
-from tron_audit_otel.journal import DiskJournal, adopt
 from tron_audit_otel.pipeline import Pipeline
 from tron_audit_otel.resource import named
 

@@ -18,7 +18,7 @@ from collector.servers import ServerError
 from examples.demo import __main__ as demo
 from examples.demo import compose, evidence, outage, stage, traffic
 from tron_audit_otel import journal_dir
-from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel.disk_journal import DiskJournal, adopt
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ RANKS = (
     {"source_ip", "resource", "run", "answer", "stream_dir"},
     {"context", "policy", "log_record", "route", "journal_dir", "otlp_http", "otlp_grpc"},
     {"policy_file", "exchange", "encoder", "journal", "dead_letter", "transport"},
-    {"http_exchange", "websocket_exchange", "batch", "receiver"},
+    {"http_exchange", "websocket_exchange", "disk_journal", "batch", "receiver"},
     {"middleware", "shipper"},
     {"outbox"},
     {"exporter", "metrics"},

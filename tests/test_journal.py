@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.frames import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, pack_number, segment_header
-from tron_audit_otel.journal import DiskJournal, Frame, Journal, MemoryJournal, adopt
+from tron_audit_otel.journal import Frame, Journal, MemoryJournal
 from tron_audit_otel.journal_dir import check, inspect, swap
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
-from tron_audit_otel import journal as journals
+from tron_audit_otel import disk_journal as journals
 from tron_audit_otel import journal_dir, stream_dir
+from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.frames import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
-from tron_audit_otel.journal import DiskJournal, adopt
 from tron_audit_otel.journal_dir import check, inspect, swap
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def out(process: subprocess.Popen[str]) -> IO[str]:
 APPENDS_AND_ACKNOWLEDGES = """
 import random, sys, threading
 from pathlib import Path
-from tron_audit_otel.journal import DiskJournal
+from tron_audit_otel.disk_journal import DiskJournal
 
 root, seed = Path(sys.argv[1]), int(sys.argv[2])
 journal = DiskJournal.create(root, bytes_max=4_000_000, fsync=False)
@@ -134,7 +134,7 @@ def test_a_kill_at_any_moment_costs_nothing_that_was_committed_and_repeats_littl
 ADOPTS = """
 import sys
 from pathlib import Path
-from tron_audit_otel.journal import adopt
+from tron_audit_otel.disk_journal import adopt
 
 print("ready", flush=True)
 sys.stdin.readline()
@@ -171,7 +171,7 @@ def test_processes_that_adopt_together_adopt_each_record_once(tmp_path: Path) ->
 LIVES_AND_ADOPTS = """
 import os, random, sys, time
 from pathlib import Path
-from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.journal_dir import inspect
 
 root, who = Path(sys.argv[1]), int(sys.argv[2])
@@ -269,7 +269,8 @@ def test_a_lock_file_that_is_no_longer_the_one_in_the_directory_locks_nothing(
 FORKS = """
 import os, sys, time
 from pathlib import Path
-from tron_audit_otel.journal import DiskJournal, MemoryJournal, adopt
+from tron_audit_otel.disk_journal import DiskJournal, adopt
+from tron_audit_otel.journal import MemoryJournal
 
 root = Path(sys.argv[1])
 journal = DiskJournal.create(root, bytes_max=100_000, fsync=False)
@@ -325,7 +326,7 @@ FORKS_WHILE_A_LOCK_IS_TAKEN = """
 import os, sys, threading, time
 from pathlib import Path
 from tron_audit_otel import stream_dir
-from tron_audit_otel.journal import DiskJournal
+from tron_audit_otel.disk_journal import DiskJournal
 
 root, taken, locked = Path(sys.argv[1]), threading.Event(), stream_dir._locked
 
@@ -358,7 +359,7 @@ FILLS = """
 import resource, sys
 from pathlib import Path
 from tron_audit_otel.errors import JournalError
-from tron_audit_otel.journal import DiskJournal
+from tron_audit_otel.disk_journal import DiskJournal
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 journal = DiskJournal.create(Path(sys.argv[1]), bytes_max=1 << 30, fsync=True)
@@ -397,11 +398,12 @@ from pathlib import Path
 
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", sys.argv[1]], check=True)
 from tron_audit_otel.errors import JournalError
-from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.journal_dir import check, inspect, swap
 
 root = Path(sys.argv[1])
 journal = DiskJournal.create(root, bytes_max=1 << 30, fsync=True)
+journal.note(b"well")
 ballast = root / "ballast"
 ballast.write_bytes(bytes(500_000))
 number = 0
@@ -413,7 +415,8 @@ for _ in range(2):
     except JournalError as error:
         print(error.reason, number > 30, journal.records == number)
     check(root)
-    journal.note(bytes(100_000))
+    journal.note(b"blocked")
+    print(inspect(root)[0].note)
     ballast.unlink(missing_ok=True)
 first = journal.read(100_000)
 journal.acknowledge(first)
@@ -442,7 +445,8 @@ def test_a_disk_that_is_full_takes_more_once_it_is_free(mounting: list[str], tmp
     command = [*mounting, sys.executable, "-c", FILLS_A_TMPFS, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["disk_full True True", "disk_full True True", "True []"]
+    full = ["disk_full True True", "b'blocked'"]
+    assert done.stdout.splitlines() == [*full, *full, "True []"]
 
 
 def test_a_directory_that_may_not_be_written_in_is_told_from_a_full_disk(tmp_path: Path) -> None:
@@ -450,7 +454,7 @@ def test_a_directory_that_may_not_be_written_in_is_told_from_a_full_disk(tmp_pat
 import os, sys
 from pathlib import Path
 from tron_audit_otel.errors import JournalError
-from tron_audit_otel.journal import DiskJournal, adopt
+from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.journal_dir import check, swap
 
 if os.getuid() == 0:
@@ -644,16 +648,17 @@ def test_an_acknowledgement_that_cannot_be_written_repeats_and_loses_nothing(
 
 
 def test_segments_that_could_not_be_removed_do_not_fill_the_journal_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fake refuses, as above."""
     journal = create(tmp_path, bytes_max=8_000)
     with monkeypatch.context() as patched:
         patched.setattr(os, "unlink", failing(errno.EROFS))
-        for size in (*[900] * 7, 750):
+        for size in (*[904] * 7, 758):
             journal.append(b"x" * size, 1)
         drain(journal)
     assert journal.bytes > 7_800
+    assert caplog.text.count("is not tidied: Read-only file system") == 1
     journal.append(b"x" * 100, 1)  # there is room for it in the last segment, and not in the journal
     assert journal.bytes < 1_000
 

@@ -15,8 +15,8 @@ from tests.test_pipeline import event
 from tron_audit_otel import journal_dir, transport
 from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.config import AuditConfig
+from tron_audit_otel.disk_journal import DiskJournal
 from tron_audit_otel.errors import JournalError
-from tron_audit_otel.journal import DiskJournal
 from tron_audit_otel.outbox import Stats, total
 from tron_audit_otel.pipeline import Pipeline
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tron_audit_otel.commitment import Commitments
 from tron_audit_otel.dead_letter import DeadLetters
+from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import Action, Outcome, System, error_type
-from tron_audit_otel.journal import DiskJournal, MemoryJournal, adopt
+from tron_audit_otel.journal import MemoryJournal
 from tron_audit_otel.journal_dir import swap
 from tron_audit_otel.ledger import Counts, Ledger
 from tron_audit_otel.shipper import Shipper

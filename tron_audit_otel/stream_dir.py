@@ -17,7 +17,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.disk import DIRECTORY, NEW, open_file, opened, read_number, refusal, replace_file, sync_directory
+from tron_audit_otel.disk import DIRECTORY, NEW, open_file, opened, read_number, refusal, sync_directory
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.frames import pack_number
 
@@ -34,6 +34,8 @@ ACKNOWLEDGED = "acknowledged"
 CLOSED = "closed"
 """The number behind the last record; its owner ended by itself."""
 STATUS = "status.json"
+PAGE_BYTES = 4096
+"""Written at one moment, as far as a reader sees."""
 DAMAGED = "damaged"
 
 PROBE_SECONDS = 0.02
@@ -99,9 +101,15 @@ class StreamDirectory:
             if sync:
                 os.fsync(descriptor)
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Puts a file into another's place, at one moment; not durable by itself."""
-        replace_file(name, self.descriptor, data, sync=False)
+    def put_note(self, data: bytes, bytes_before: int) -> int:
+        """Overwrites the note in place, with spaces behind it up to a whole page, and gives the file's length.
+
+        A disk that is full has no room for another file, and the note is there to tell of that.
+        """
+        size = max(bytes_before, -(-len(data) // PAGE_BYTES) * PAGE_BYTES)
+        with self.opened(STATUS, os.O_WRONLY | os.O_CREAT) as descriptor:
+            os.pwrite(descriptor, data.ljust(size), 0)
+        return size
 
     def sync(self) -> None:
         """Makes durable which files there are."""

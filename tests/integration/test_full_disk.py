@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from tests.integration.gateway import Gateway
-from tests.integration.load import Archive, Load, audited, ran, some, stats, until, waiting
+from tests.integration.load import Archive, Load, audited, pending, ran, some, stats, until, waiting
 from tests.integration.test_processes import UVICORN, Api
 
 if TYPE_CHECKING:
@@ -191,6 +191,26 @@ def test_with_reject_and_batch_the_ledger_names_what_was_answered_before_the_dis
         dropped = stats(made.api.url)["dropped"]
         assert sum(dropped.values()) == len(lost), f"lost: {some(lost)}; counted: {dropped}"
         made.check_sums()
+
+
+def test_killed_while_the_disk_is_full_no_answer_has_lied(otelcol: Path, tmp_path: Path) -> None:
+    disk = Limited(tmp_path)
+    settings = {"AUDIT_LOG_COMMIT": "response", "AUDIT_LOG_COMMIT_SECONDS_MAX": "1"}
+    with Gateway(otelcol, tmp_path, {}) as gateway:
+        archive = Archive(gateway.data)
+        with Api(disk.command, audited(gateway.url, tmp_path, **settings)) as api:
+            with Load(api.url, range(REQUESTS), rate=RATE) as load:
+                load.wait_for(REQUESTS // 2)
+                disk.full(api)
+                until(lambda: stats(api.url)["blocked"], lambda: f"the disk is not full: {stats(api.url)}")
+                load.wait_for(REQUESTS * 3 // 4)
+                api.kill()  # what was in memory is gone
+                api.start()  # and the limit with the process
+            until(lambda: not pending(api.url, tmp_path / "journal"), lambda: f"records wait: {stats(api.url)}")
+        assert load.answered(503), "nothing was refused"
+        lies = load.answered() - archive.items()
+        assert not lies, f"answered with 200, and not on record: {some(lies)}"
+        assert archive.problems() == []
 
 
 def check_refusals(made: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ BLOCKED_SECONDS = 0.4
 """A loop that waited for one write to the slow disk, or for one time-out of the Collector, would lag by more."""
 
 FACTOR = 2
-FLOOR_SECONDS = 0.005
-"""What two runs of the same application differ by, on a machine that does other things too."""
+FLOOR_SECONDS = sys.getswitchinterval()
+"""So long a thread that computes may keep the loop waiting, whatever it computes: the interpreter's own bound."""
 
 FAULTS: dict[str, dict[str, str]] = {
     "Collector dead": {},
@@ -80,7 +80,8 @@ def test_the_loops_lag_stays_within_twice_that_of_the_bare_application(tmp_path:
     ):
         # In turns, so that both meet whatever else the machine does.
         pairs = [(lag_under_load(bare, 4 * RATE), lag_under_load(ours, 4 * RATE)) for _ in range(rounds)]
-    of_bare, of_ours = (statistics.median(lag["p99"] for lag in lags) for lags in zip(*pairs, strict=True))
+    # Whatever else the machine does only adds to it.
+    of_bare, of_ours = (min(lag["p99"] for lag in lags) for lags in zip(*pairs, strict=True))
     about = f"p99 of the lag: {of_ours * 1000:.2f} ms, and {of_bare * 1000:.2f} ms without audit"
     print(f"{fault}, {commit}: {about}")  # noqa: T201 - the figure for the documentation
     assert of_ours <= FACTOR * of_bare + FLOOR_SECONDS, about

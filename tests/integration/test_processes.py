@@ -131,7 +131,8 @@ def test_without_a_lifespan_nothing_is_lost_that_is_older_than_a_batch(gateway: 
 def test_a_reload_loses_nothing(gateway: Gateway, tmp_path: Path) -> None:
     module = tmp_path / "reloaded.py"
     module.write_text("from tests.integration.served import app\n")
-    server: list[str | Path] = [BIN / "uvicorn", "reloaded:app", "--port", "{port}", "--reload", "--reload-dir", tmp_path]
+    server: list[str | Path] = [BIN / "uvicorn", "reloaded:app", "--port", "{port}"]
+    server += ["--reload", "--reload-dir", tmp_path]
     environ = settings(gateway.url, OTEL_SERVICE_NAME="reloaded")
     with Api([*server, "--app-dir", tmp_path], environ) as api:
         pids: set[int] = set()
