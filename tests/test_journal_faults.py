@@ -406,6 +406,8 @@ journal = DiskJournal.create(root, bytes_max=1 << 30, fsync=True)
 journal.note(b"well")
 ballast = root / "ballast"
 ballast.write_bytes(bytes(500_000))
+spare = root / "spare"
+spare.write_bytes(bytes(10_000))
 number = 0
 for _ in range(2):
     try:
@@ -421,6 +423,7 @@ for _ in range(2):
 first = journal.read(100_000)
 journal.acknowledge(first)
 payloads = [frame.payload for frame in first.frames]
+spare.unlink()
 journal.close()
 (adopted,) = adopt(root)
 while (chunk := adopted.read(100_000)) is not None:
