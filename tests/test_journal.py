@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import tracemalloc
 from collections import Counter
@@ -759,3 +760,25 @@ def test_a_check_says_where_and_why_a_journal_cannot_be(tmp_path: Path) -> None:
     for look in (adopt, inspect):
         with pytest.raises(JournalError, match="cannot be read: Not a directory"):
             look(tmp_path / "file")
+
+
+def test_a_look_never_misses_a_journal_whose_owner_removes_segments_meanwhile(tmp_path: Path) -> None:
+    journal = create(tmp_path, bytes_max=64 * 1024)
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            journal.append(bytes(6_000), 1)
+            chunk = journal.read(1)
+            assert chunk is not None
+            journal.acknowledge(chunk)
+
+    owner = threading.Thread(target=work)
+    owner.start()
+    try:
+        looks = [inspect(tmp_path) for _ in range(500)]
+    finally:
+        ended.set()
+        owner.join()
+    assert [len(states) for states in looks] == [1] * 500
+    journal.close()
