@@ -109,6 +109,7 @@ BOOLEAN = "must be true or false, not 'perhaps'"
 INTEGER = "must be a valid integer, unable to parse string as an integer"
 NUMBER = "must be a valid number, unable to parse string as a number"
 PAIRS = "must be key=value pairs with commas between them, percent-encoded"
+NO_HEADER = "must hold headers' names, and values without control characters"
 URL = "must be a URL such as http://collector:4318"
 
 INVALID = [
@@ -181,6 +182,8 @@ UNREADABLE = {
     "control-character": f"authorization=a\x01{SECRET}",
     "tab-within": f"authorization=a\tb{SECRET}",
     "line-break-within": f"authorization=a\nb{SECRET}",
+    "line-break-encoded": f"authorization=a%0d%0ab{SECRET}",
+    "name-encoded": f"a%20b={SECRET}",
     "second-of-two": f'a=b,authorization="{SECRET}"',
 }
 
@@ -191,7 +194,8 @@ def test_headers_that_cannot_be_read_stop_the_start_and_are_told_to_nobody(
     variable: str, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = refusal(**{variable: value})
-    assert str(error) == f"{variable} {PAIRS}"
+    why = NO_HEADER if "%" in value else PAIRS
+    assert str(error) == f"{variable} {why}"
     assert SECRET not in everything_printed(error)
     assert SECRET not in caplog.text
 

@@ -50,6 +50,11 @@ _PAIR = re.compile(r"[\w!#$%&'*+.^`|~-]+[ \t]*=[ !#-+\--:<-\[\]-~]*", re.ASCII)
 """W3C Baggage, and spaces besides, as OpenTelemetry's SDKs are liberal there."""
 
 
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""A header's name (RFC 9110, 5.6.2)."""
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
 @dataclass(frozen=True)
 class Env:
     """Where a setting comes from: the variables in the order in which they are asked, and the value's unit."""
@@ -96,7 +101,10 @@ def _pairs(value: object) -> object:
     return tuple((unquote(name).strip(), unquote(value).strip()) for name, _, value in split)
 
 
-def _lower_names(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+def _headers(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    # Percent-encoding can carry a line break, and no request could ever be sent with it.
+    if not all(_TOKEN.fullmatch(name) and not _CONTROL.search(value) for name, value in pairs):
+        raise ValueError("must hold headers' names, and values without control characters")
     return tuple((name.lower(), value) for name, value in pairs)
 
 
@@ -227,7 +235,7 @@ class AuditConfig(BaseModel):
             "taken as it is. By default `http://localhost:4318/v1/logs`, for gRPC `http://localhost:4317`.",
         )
     )
-    otlp_headers: Annotated[_Pairs, AfterValidator(_lower_names), _otlp("HEADERS", unit="key=value,…", secret=True)] = (
+    otlp_headers: Annotated[_Pairs, AfterValidator(_headers), _otlp("HEADERS", unit="key=value,…", secret=True)] = (
         Field(default=(), repr=False, description="Headers of each export, such as `authorization=Bearer%20…`.")
     )
     otlp_timeout_s: Annotated[float, _otlp("TIMEOUT", unit="s")] = Field(

@@ -190,8 +190,8 @@ def test_a_collector_that_fails_for_a_while(lasting: Scene, fault: str) -> None:
 
 
 def test_an_answer_that_asks_for_an_hour_is_heard_and_loses_nothing(scene: Scene) -> None:
-    scene.gateway.server.start()
     scene.proxy.fault = faulty.status(429, Retry_After="3600")
+    scene.gateway.server.start()
     scene.load(600)
     time.sleep(2)  # an attempt in spite of the answer would come now: the longest wait is set to a second
     assert scene.proxy.statuses()[-1] == 429

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collector import servers
 
 RATE = 400
-REQUESTS_PER_ORDER = 1_000
+REQUESTS_PER_ORDER = 700
 SECONDS_BETWEEN_KILLS = 0.3
 STORE_SECONDS = 3
 """The store keeps in memory what it has acknowledged, for a second or so; past this it is on disk."""
