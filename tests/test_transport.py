@@ -796,12 +796,6 @@ def test_a_header_may_hold_any_text_but_not_a_second_header(receiver: Receiver) 
     assert receiver.requests[0][1]["x-tenant"].encode("latin-1").decode() == "Zürich \u2603"
 
 
-def test_a_header_that_cannot_be_sent_is_not_shown(receiver: Receiver) -> None:
-    with sending(http(receiver.server_port, otlp_headers={"authorization": "s3cret\r\nx-evil: 1"})) as send:
-        assert send() == Answer(Fate.PARKED, "not possible: InvalidHeader")
-    assert receiver.requests == []
-
-
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -1153,7 +1147,7 @@ def test_no_error_of_grpc_gets_past(grpc_receiver: GrpcReceiver, monkeypatch: py
         assert send().fate is Fate.DELIVERED
 
 
-@pytest.mark.parametrize("name", ["x-tenant", "x-tenant-bin", "x y"])
+@pytest.mark.parametrize("name", ["x-tenant", "x-tenant-bin"])
 def test_a_header_that_grpc_does_not_take_is_not_shown(name: str, grpc_receiver: GrpcReceiver) -> None:
     with sending(calling(grpc_receiver.port, otlp_headers={name: "s3cret\u2603"})) as send:
         answer = send()
