@@ -28,6 +28,7 @@ from tron_audit_otel.testing import capture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
 ON = audit.AuditConfig(enabled=True)
 
@@ -367,3 +368,29 @@ def test_the_lifespan_of_the_application_still_runs_and_its_state_is_seen(caplog
         assert client.get("/state").json() == "db"
     assert ran == ["start", "stop"]
     assert caplog.records == []
+
+
+def test_a_journal_directory_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(audit.ConfigError, match=r"^AUDIT_LOG_JOURNAL_DIR: /.*/file cannot be used: .*; or set AUDIT_LOG_JOURNAL=memory"):
+        audit.instrument(FastAPI(), config=audit.AuditConfig(enabled=True, journal_dir=file))
+
+
+def test_a_rule_cannot_ask_for_a_commit_where_nothing_is_on_disk(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("rules: [{name: strict, commit: response}]")
+    config = audit.AuditConfig(enabled=True, journal="memory", policy_file=policy)
+    with pytest.raises(audit.ConfigError, match="rule 'strict': commit: response needs AUDIT_LOG_JOURNAL=disk"):
+        audit.instrument(FastAPI(), config=config)
+
+
+def test_the_counts_of_a_process(tmp_path: Path) -> None:
+    app = make_app()
+    assert audit.stats().emitted == 0
+    audit.instrument(app, config=audit.AuditConfig(enabled=True, journal="memory", shutdown_seconds_max=0.1))
+    get_ok(app)
+    stats = audit.stats()
+    assert (stats.emitted, stats.delivered) == (2, 0)  # START, and the request
+    audit.uninstrument(app)
+    assert audit.stats().emitted == 0

@@ -135,7 +135,7 @@ def _journaling(config: AuditConfig, rules: policy.Policy) -> Pipeline:
         try:
             journal_dir.check(config.journal_path)
         except JournalError as error:
-            raise ConfigError(f"AUDIT_LOG_JOURNAL_DIR: {error}; or set AUDIT_LOG_JOURNAL=memory") from error
+            raise ConfigError(f"{error}; or set AUDIT_LOG_JOURNAL=memory") from error
     return Pipeline(config, policy=rules.digest)
 
 

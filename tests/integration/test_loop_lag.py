@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RATE = 500
-DISK_SECONDS = 0.5
-BLOCKED_SECONDS = 0.4
+DISK_SECONDS = 0.3
+BLOCKED_SECONDS = 0.25
 """A loop that waited for one write to the slow disk, or for one time-out of the Collector, would lag by more."""
 
 FACTOR = 2
