@@ -373,7 +373,8 @@ def test_the_lifespan_of_the_application_still_runs_and_its_state_is_seen(caplog
 def test_a_journal_directory_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(audit.ConfigError, match=r"^AUDIT_LOG_JOURNAL_DIR: /.*/file cannot be used: .*; or set AUDIT_LOG_JOURNAL=memory"):
+    why = "^AUDIT_LOG_JOURNAL_DIR: /.*/file cannot be used: .*; or set AUDIT_LOG_JOURNAL=memory"
+    with pytest.raises(audit.ConfigError, match=why):
         audit.instrument(FastAPI(), config=audit.AuditConfig(enabled=True, journal_dir=file))
 
 
