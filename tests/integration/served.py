@@ -59,7 +59,7 @@ async def begin_lag() -> None:
 
 
 @app.get("/harness/lag/end")
-async def end_lag() -> dict[str, float]:
+async def end_lag() -> dict[str, Any]:
     """The event loop's lag since the beginning: how long after its time a timer ran, in seconds."""
     app.state.sampler.cancel()
     ordered = sorted(lags)
@@ -68,7 +68,7 @@ async def end_lag() -> dict[str, float]:
         "p50": ordered[len(ordered) // 2],
         "p99": ordered[len(ordered) * 99 // 100],
         "max": ordered[-1],
-        "disk_delays": len(delayed),
+        "delayed": sorted(set(delayed)),
     }
 
 

@@ -91,4 +91,3 @@ def test_a_killed_api_has_lost_no_committed_record(otelcol: Path, tmp_path: Path
     early = {number: age for number, age in ages.items() if age > BATCH_SECONDS + NOISE_SECONDS}
     assert not early, f"lost, and answered long before a kill (seconds): {early}; {about}"
     assert archive.problems() == [], about
-    assert len(archive.streams()) >= size.kills, about
