@@ -288,16 +288,15 @@ async def test_a_websocket_closes_after_its_record_is_on_disk() -> None:
     assert client.seen == [("websocket.accept", 0), ("websocket.close", 1)]
 
 
-async def test_a_websocket_whose_record_is_not_on_disk_is_cut() -> None:
+async def test_a_websocket_whose_record_is_not_on_disk_is_closed_otherwise() -> None:
     disk = Disk(kept=False)
     client = Client(disk, [{"type": "websocket.connect"}])
-    error = await drive(AuditMiddleware(make_app(), disk.audit(), int, int), websocket_scope("/socket"), client)
-    assert isinstance(error, JournalError)
-    assert [kind for kind, _ in client.seen] == ["websocket.accept"]
+    await drive(AuditMiddleware(make_app(), disk.audit(), int, int), websocket_scope("/socket"), client)
+    assert client.sent[1:] == [{"type": "websocket.close", "code": 1013}]
 
 
 def refusing(disk: Disk) -> Audit:
-    return disk.audit(refuses=lambda: True)
+    return disk.audit(admit=lambda: None)
 
 
 async def test_a_request_whose_record_could_not_be_written_does_not_reach_its_handler() -> None:
@@ -352,7 +351,7 @@ async def test_a_websocket_is_refused_before_its_handshake() -> None:
 )
 async def test_what_is_surely_excluded(rules: list[Rule], excluded: bool) -> None:
     disk = Disk()
-    client = await serve(disk, disk.audit(*rules, refuses=lambda: True), "/plain")
+    client = await serve(disk, disk.audit(*rules, admit=lambda: None), "/plain")
     assert (client.status == 200) is excluded
 
 
@@ -388,3 +387,237 @@ async def test_a_json_response_with_background_work_is_held_as_any_other() -> No
 
     client = await serve(disk, disk.audit(), "/", app=app)
     assert client.seen == [("start", 1), ("body", 1)]
+
+
+# --- what servers and applications do at the edges of ASGI
+
+
+def raw(*messages: Message) -> Any:
+    """An application that sends just this."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+
+    return app
+
+
+def start(*headers: tuple[bytes, bytes], status: int = 200) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+
+
+def body(content: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+async def test_a_handler_that_is_cancelled_waits_for_its_record_too() -> None:
+    """Servers answer for it with a 500 of their own."""
+    disk, app = Disk(), FastAPI()
+
+    @app.get("/")
+    async def root() -> None:
+        task = asyncio.create_task(asyncio.sleep(10))
+        task.cancel()
+        await task
+
+    client = Client(disk)
+    error = await drive(AuditMiddleware(app, disk.audit(), int, int), http_scope(), client)
+    assert isinstance(error, asyncio.CancelledError)
+    assert len(disk.committed) == 1, "before the server could answer"
+
+
+async def test_a_wait_that_a_middleware_cuts_short_is_not_over() -> None:
+    disk = Disk()
+
+    async def impatient(scope: Any, receive: Any, send: Any) -> None:
+        with anyio.move_on_after(0.001):
+            await send(start(status=204))
+        await send(start((b"content-length", b"1"), status=200))
+        await send(body(b"x"))
+
+    client = await serve(disk, disk.audit(), "/", app=impatient)
+    assert {records for _, records in client.seen} == {1}
+
+
+async def test_an_error_handler_that_fails_leaves_its_answer_to_the_server_but_not_before_the_record() -> None:
+    disk, app = Disk(), make_app()
+
+    async def fails(request: Request, error: Exception) -> Response:
+        raise KeyError
+
+    app.add_exception_handler(Exception, reporting(fails))
+    stack = app.build_middleware_stack()
+    stack.app = AuditMiddleware(stack.app, disk.audit(has_error_handler=True), int, int)  # type: ignore[attr-defined] # as above
+    error = await drive(stack, http_scope("GET", "/fails", app=app), Client(disk))
+    assert isinstance(error, KeyError)
+    assert len(disk.committed) == 1
+
+
+async def test_an_error_handler_that_fails_is_answered_for_where_there_is_no_record() -> None:
+    disk, app = Disk(kept=False), make_app()
+
+    def fails(request: Request, error: Exception) -> Response:
+        raise KeyError
+
+    app.add_exception_handler(Exception, reporting(fails))
+    stack = app.build_middleware_stack()
+    stack.app = AuditMiddleware(stack.app, disk.audit(has_error_handler=True), int, int)  # type: ignore[attr-defined] # as above
+    client = Client(disk)
+    await drive(stack, http_scope("GET", "/fails", app=app), client)
+    assert client.status == 503
+
+
+@pytest.mark.parametrize("chunks", [(b"one", b"two", b""), (b"o", b"", b"n"), (b"one",)])
+async def test_an_answer_that_ends_with_its_connection_lacks_its_last_byte_until_then(
+    chunks: tuple[bytes, ...],
+) -> None:
+    disk = Disk()
+    client = Client(disk)
+    app = raw(start(), *[body(chunk, more=True) for chunk in chunks[:-1]], body(chunks[-1]))
+    await drive(AuditMiddleware(app, disk.audit(), int, int), http_scope(http_version="1.0"), client)
+    assert client.body == b"".join(chunks)
+    before = b"".join(
+        message.get("body", b"") for message, (_, records) in zip(client.sent, client.seen, strict=True) if not records
+    )
+    assert len(before) < len(client.body)
+
+
+async def test_a_stream_of_events_flows_over_http_1_0_too() -> None:
+    disk = Disk()
+    client = Client(disk)
+    app = raw(start((b"content-type", b"text/event-stream")), body(b"data: 1\n\n", more=True), body(b""))
+    await drive(AuditMiddleware(app, disk.audit(), int, int), http_scope(http_version="1.0"), client)
+    assert client.sent[1]["body"] == b"data: 1\n\n"
+
+
+@pytest.mark.parametrize("length", [b" 3", b"3 ", b"3"])
+async def test_a_length_is_read_as_servers_read_it(length: bytes) -> None:
+    disk = Disk()
+    client = await serve(disk, disk.audit(), "/", app=raw(start((b"content-length", length)), body(b"one", more=True)))
+    assert client.seen == [("start", 1), ("body", 1)]
+
+
+@pytest.mark.parametrize("length", [b"-3", b"three", b"9" * 5000, b""])
+async def test_a_length_that_is_none_counts_as_none(length: bytes) -> None:
+    disk = Disk()
+    client = await serve(disk, disk.audit(), "/", app=raw(start((b"content-length", length)), body(b"one")))
+    assert client.seen == [("start", 0), ("body", 1)]
+
+
+async def test_of_two_lengths_the_client_may_believe_the_shorter() -> None:
+    disk = Disk()
+    lengths = start((b"content-length", b"6"), (b"content-length", b"3"))
+    client = await serve(disk, disk.audit(), "/", app=raw(lengths, body(b"one", more=True), body(b"two")))
+    assert client.seen[:2] == [("start", 1), ("body", 1)]
+
+
+async def test_headers_that_can_be_read_once_arrive() -> None:
+    disk = Disk()
+    once = {"type": "http.response.start", "status": 200, "headers": iter([(b"x-a", b"b")])}
+    client = await serve(disk, disk.audit(), "/", app=raw(once, {"type": "http.response.body", "body": None}))
+    assert client.sent[0]["headers"] == [(b"x-a", b"b")]
+
+
+async def test_a_second_start_is_the_servers_to_refuse() -> None:
+    disk = Disk()
+    first, second = start((b"content-length", b"1")), start((b"content-length", b"2"))
+    client = await serve(disk, disk.audit(), "/", app=raw(first, second, body(b"ab")))
+    assert [kind for kind, _ in client.seen] == ["start", "start", "body"]
+
+
+async def test_an_early_hint_does_not_begin_the_answer() -> None:
+    disk = Disk(kept=False)
+    hint = {"type": "http.response.early_hint", "links": []}
+    client = await serve(disk, disk.audit(), "/", app=raw(hint, start((b"content-length", b"1")), body(b"x")))
+    assert [message.get("status") for message in client.sent] == [None, 503, None]
+
+
+async def test_a_file_that_the_server_sends_by_itself_is_a_whole_answer() -> None:
+    disk = Disk()
+    sent: Message = {"type": "http.response.zerocopysend", "file": 3}
+    client = await serve(disk, disk.audit(), "/", app=raw(start(), sent))
+    assert client.seen == [("start", 0), ("zerocopysend", 1)]
+
+
+async def test_a_head_is_answered_before_its_stream_says_anything() -> None:
+    disk = Disk()
+    silent = asyncio.Event()
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await send(start())
+        await silent.wait()
+        await send(body(b""))
+
+    client = Client(disk)
+    task = asyncio.create_task(drive(AuditMiddleware(waits, disk.audit(), int, int), http_scope("HEAD"), client))
+    while not client.sent:  # noqa: ASYNC110 - nothing there could set an event
+        await asyncio.sleep(0.001)
+    assert client.seen == [("start", 1)]
+    silent.set()
+    await task
+
+
+async def test_a_request_of_which_no_record_can_be_made_is_not_answered_as_if_there_were_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = Disk()
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr("tron_audit_otel.exchange.record_id", broken)
+    assert (await serve(disk, disk.audit(), "/plain")).status == 503
+    assert (await serve(disk, disk.audit(fails_open=True), "/plain")).status == 200
+
+
+async def test_a_commit_that_cannot_be_asked_for_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+
+    def broken(_: AuditEvent) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(disk, "commit", broken)
+    assert (await serve(disk, disk.audit(), "/plain")).status == 503
+
+
+DENIAL: Message = {"type": "websocket.http.response.start", "status": 401, "headers": [(b"content-length", b"2")]}
+
+
+@pytest.mark.parametrize(("kept", "status"), [(True, 401), (False, 503)])
+async def test_a_denial_of_a_handshake_waits_as_any_answer(kept: bool, status: int) -> None:
+    disk = Disk(kept=kept)
+    client = Client(disk, [{"type": "websocket.connect"}])
+    said: Message = {"type": "websocket.http.response.body", "body": b"no", "more_body": True}
+    scope = websocket_scope(extensions={"websocket.http.response": {}})
+    await drive(AuditMiddleware(raw(DENIAL, said), disk.audit(), int, int), scope, client)
+    assert [message.get("status") for message in client.sent] == [status, None]
+    assert {records for _, records in client.seen} == {int(kept)}
+
+
+async def test_a_websocket_is_refused_with_a_503_where_the_server_can() -> None:
+    disk = Disk()
+    client = Client(disk, [{"type": "websocket.connect"}])
+    scope = websocket_scope("/socket", extensions={"websocket.http.response": {}})
+    await drive(AuditMiddleware(make_app(), refusing(disk), int, int), scope, client)
+    assert client.sent[0]["status"] == 503
+
+
+async def test_a_place_is_kept_until_the_record_has_taken_it_or_there_is_none() -> None:
+    disk, places = Disk(), []
+
+    def admit() -> Any:
+        places.append("kept")
+        return places.pop
+
+    seen = []
+
+    async def looks(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(len(places))
+        await send(start())
+        await send(body(b""))
+        seen.append(len(places))
+
+    await serve(disk, disk.audit(admit=admit), "/", app=looks)
+    assert (seen, places) == ([1, 0], [])
+    await serve(disk, disk.audit(Rule(name="none", level="none"), admit=admit), "/x", app=looks)
+    assert not places

@@ -66,7 +66,7 @@ def test_losses_have_their_reason(
     pipeline.start()
     eventually(lambda: pipeline.stats().blocked)
     pipeline.emit(event())
-    assert pipeline.refuses()
+    assert pipeline.admit() is None
     found = read(reader)
     assert found["audit.records.dropped"] == {"own,disk_full": 1}
     assert found["audit.requests.rejected"]["own"] == 1

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
@@ -197,17 +198,16 @@ def test_requests_that_were_refused_are_counted_and_on_record(
     receiver: Receiver, config: AuditConfig, disk: FullDisk
 ) -> None:
     pipeline = Pipeline(config)
-    assert not pipeline.refuses()
     pipeline.start()
     eventually(lambda: pipeline.stats().blocked)
-    assert pipeline.refuses()
-    assert pipeline.refuses()
+    assert pipeline.admit() is None
+    assert pipeline.admit() is None
     assert pipeline.stats().rejected == 2
     disk.error = None
     eventually(lambda: receiver.of("LOSS"))
     [loss] = receiver.of("LOSS")
     assert (loss["audit.system.records"], loss["audit.system.reason"]) == (2, "request_refused")
-    assert not pipeline.refuses()
+    assert pipeline.admit()
     pipeline.shutdown()
 
 
@@ -238,7 +238,7 @@ def test_a_disk_that_hangs_is_an_obstacle_after_a_while(
     monkeypatch.setattr(DiskJournal, "append", append)
     pipeline = Pipeline(config.model_copy(update={"commit_seconds_max": 0.05}))
     pipeline.emit(event())
-    eventually(pipeline.refuses)
+    eventually(lambda: pipeline.admit() is None)
     stream = pipeline.start()
     assert stream.outbox
     assert stream.outbox.obstacle == "disk_stalled"
@@ -334,7 +334,6 @@ def test_a_late_event_begins_another_stream(receiver: Receiver, config: AuditCon
 
 
 def test_a_commitment_is_kept_at_once_and_not_after_the_batch_delay(receiver: Receiver, config: AuditConfig) -> None:
-    import anyio  # noqa: PLC0415 - the one test here that needs an event loop
 
     pipeline = Pipeline(config.model_copy(update={"batch_delay_ms": 60_000}))
 
@@ -351,7 +350,6 @@ def test_a_commitment_is_kept_at_once_and_not_after_the_batch_delay(receiver: Re
 def test_a_commitment_to_a_queue_that_is_full_is_not_kept(
     receiver: Receiver, config: AuditConfig, disk: FullDisk
 ) -> None:
-    import anyio  # noqa: PLC0415 - as above
 
     pipeline = Pipeline(config.model_copy(update={"queue_records_max": 1}))
     pipeline.start()
@@ -384,3 +382,72 @@ def test_two_journals_add_up() -> None:
     assert (both.emitted, both.pending, both.journal, both.shipping) == (4, 3, "a", "parked")
     assert (both.reason, both.blocked) == ("HTTP 401", "disk_full")
     assert total([]) == Stats()
+
+
+def test_who_prefers_answers_to_records_does_not_wait_for_a_disk_that_is_known_to_refuse(
+    receiver: Receiver, config: AuditConfig, disk: FullDisk
+) -> None:
+    pipeline = Pipeline(config.model_copy(update={"commit": "response", "on_full": "drop"}))
+    pipeline.start()
+    eventually(lambda: pipeline.stats().blocked)
+    assert pipeline.commit(event()) is None
+    pipeline.shutdown()
+
+
+def test_a_loss_that_is_noticed_at_the_end_is_on_record(receiver: Receiver, config: AuditConfig) -> None:
+    pipeline = Pipeline(config)
+    stream = pipeline.start()
+    eventually(lambda: pipeline.stats().delivered)
+    stream.ledger.admit(10)
+    stream.ledger.drop(1, "failed")
+    pipeline.shutdown()
+    [loss] = receiver.of("LOSS")
+    assert (loss["audit.system.records"], loss["audit.system.reason"]) == (1, "failed")
+    assert receiver.records[-1]["audit.action"] == "STOP"
+    assert adds_up(pipeline.stats())
+
+
+def test_nothing_is_announced_after_the_last_word(receiver: Receiver, config: AuditConfig) -> None:
+    pipeline = Pipeline(config)
+    stream = pipeline.start()
+    outbox = stream.outbox
+    assert outbox
+    eventually(lambda: pipeline.stats().delivered)
+    outbox.last_words()
+    outbox.ledger.admit(10)
+    outbox.lose(["1"], "failed")
+    outbox._tick()
+    pipeline.shutdown()
+    assert not receiver.of("LOSS")
+    assert adds_up(pipeline.stats())
+
+
+def test_where_no_thread_can_be_started_a_commitment_is_kept_by_the_batch_delay(
+    receiver: Receiver, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(config)
+    pipeline.start()
+
+    def refuse(_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    async def commit() -> bool:
+        commitment = pipeline.commit(event())
+        assert commitment
+        return await commitment.wait(WAIT_SECONDS_MAX)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tron_audit_otel.stream._Committer", refuse)
+        assert anyio.run(commit)
+    pipeline.shutdown()
+
+
+def test_no_more_requests_are_admitted_than_have_a_place(receiver: Receiver, config: AuditConfig) -> None:
+    pipeline = Pipeline(config.model_copy(update={"queue_records_max": 3, "batch_delay_ms": 60_000}))
+    places = [pipeline.admit() for _ in range(4)]  # START waits, too
+    assert [place is not None for place in places] == [True, True, False, False]
+    for place in filter(None, places):
+        place()
+    assert pipeline.admit()
+    assert pipeline.stats().rejected == 2
+    pipeline.shutdown()

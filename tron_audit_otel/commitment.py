@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Commitment:
     """One record's; made and awaited in the event loop of its request."""
 
-    __slots__ = ("_settled", "kept", "soon")
+    __slots__ = ("_made_at", "_settled", "kept", "soon")
 
     def __init__(self) -> None:
         """Belongs to the event loop that runs."""
@@ -27,6 +27,7 @@ class Commitment:
         self.soon: Callable[..., object] = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
         """Runs a function in that loop, from any thread: asyncio's name for it, or trio's."""
         self._settled = anyio.Event()
+        self._made_at = anyio.current_time()
         self.kept = False
 
     def settle(self) -> None:
@@ -34,9 +35,10 @@ class Commitment:
         self._settled.set()
 
     async def wait(self, seconds_max: float) -> bool:
-        """Waits; tells whether the record is on disk."""
-        with anyio.move_on_after(seconds_max):
-            await self._settled.wait()
+        """Waits, for so long since it was made, however often; tells whether the record is on disk."""
+        if not self._settled.is_set():
+            with anyio.move_on_after(max(0, self._made_at + seconds_max - anyio.current_time())):
+                await self._settled.wait()
         return self.kept
 
 
@@ -52,9 +54,9 @@ class Commitments:
         self._open[record_id] = commitment = Commitment()
         return commitment
 
-    def forget(self, record_id: str) -> None:
-        """Nobody waits any more."""
-        self._open.pop(record_id, None)
+    def settle_all(self) -> None:
+        """None of those that are left will be kept."""
+        self.settle(list(self._open), kept=False)
 
     def settle(self, record_ids: Iterable[str], *, kept: bool) -> None:
         """Says what became of records, from any thread; of those that nobody waits for too."""

@@ -29,7 +29,7 @@ from tron_audit_otel.source_ip import source
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from tron_audit_otel.commitment import Commitment
     from tron_audit_otel.event import Resource
@@ -41,6 +41,12 @@ CLIENT_DISCONNECTED = "client_disconnected"
 CANCELLED = "cancelled"
 NO_RESPONSE = "no_response"
 """Values of ``error.type`` for what raises no exception of the application's."""
+
+UNAVAILABLE = 503
+NO_ROOM = b"The audit trail cannot be written; try again later.\n"
+_DIGITS_MAX = 20
+BODILESS_STATUSES = (204, 304)
+"""RFC 9110, 6.4.1: their responses end with their headers."""
 
 _logger = logging.getLogger(__name__)
 
@@ -55,8 +61,9 @@ class Audit:
     """Takes each event; it neither raises nor waits."""
     has_error_handler: bool = False
     """The application answers for its unhandled exceptions, and :meth:`HttpExchange.answered` is told how."""
-    refuses: Callable[[], bool] | None = None
-    """Whether a request must be refused, because no record can be written; None where none ever is."""
+    admit: Callable[[], Callable[[], None] | None] | None = None
+    """Keeps a place for a request's record, and gives what lets go of it; gives None for a request that must be
+    refused, because no record can be written. Is None where none ever is."""
     commit: Callable[[AuditEvent], Commitment | None] | None = None
     """Takes an event whose answer waits until it is on disk; None where no answer ever does."""
     commits_all: bool = False
@@ -79,6 +86,8 @@ class Exchange:
         "_commitment",
         "_disconnected",
         "_entered",
+        "_is_lost",
+        "_leave",
         "_lost",
         "_path",
         "_raw_path",
@@ -101,6 +110,9 @@ class Exchange:
         self._status: int | None = None
         self._close_code: int | None = None
         self._commitment: Commitment | None = None
+        self._is_lost = False
+        """There will be no record, though the answer must wait for it."""
+        self._leave: Callable[[], None] | None = None
         self._body: bytearray | None = None
         self._disconnected = False
         self._lost: OSError | None = None
@@ -127,14 +139,25 @@ class Exchange:
             return
         self.draft.closed = True
         try:
+            self._finish(outcome, error)
+        finally:
+            self.leave()
+
+    def _finish(self, outcome: Outcome, error: str | None) -> None:
+        try:
             event = self._event(outcome, error)
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
             lost(broken)
+            self._is_lost = self._audit.commits_all
             return
         if event is None:
             return
         if self._audit.commit is not None and self._waits():
-            self._commitment = self._audit.commit(event)
+            try:
+                self._commitment = self._audit.commit(event)
+            except Exception as broken:  # noqa: BLE001 - as above
+                lost(broken)
+                self._is_lost = True
         else:
             self.draft.emit(event)
 
@@ -150,18 +173,24 @@ class Exchange:
 
     async def is_committed(self) -> bool:
         """Waits for the record, if its answer must; tells whether the answer may go out."""
-        commitment, self._commitment = self._commitment, None
-        if commitment is None:
-            return True
-        return await commitment.wait(self._audit.commit_seconds_max) or self._audit.fails_open
+        if self._commitment is None:  # it stays: whoever was cancelled in here may have something else to say
+            return not self._is_lost or self._audit.fails_open
+        return await self._commitment.wait(self._audit.commit_seconds_max) or self._audit.fails_open
 
-    def is_refused(self) -> bool:
-        """Whether this request must not reach its handler, because its record could not be written."""
-        refuses = self._audit.refuses
-        if refuses is None or self._audit.rules.excludes(self._facts(Actor())) or not refuses():
-            return False
-        self.draft.closed = True
-        return True
+    def is_admitted(self) -> bool:
+        """Whether this request may reach its handler: where it must not, when its record could not be written."""
+        if self._audit.admit is None or self._audit.rules.excludes(self._facts(Actor())):
+            return True
+        self._leave = self._audit.admit()
+        if self._leave is None:
+            self.draft.closed = True
+        return self._leave is not None
+
+    def leave(self) -> None:
+        """Lets go of the place that was kept for its record: it has taken it, or there is none."""
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
 
     def _facts(self, actor: Actor) -> policy.Facts:
         headers = self._entered["headers"]
@@ -256,3 +285,18 @@ def lost(error: Exception) -> None:
 def _values(headers: Iterable[tuple[bytes, bytes]], name: str) -> list[str]:
     key = name.encode("ascii")
     return [value.decode("latin-1") for header, value in headers if header == key]
+
+
+def refusal_headers() -> list[tuple[bytes, bytes]]:
+    """Gives the headers of a 503 for want of a record."""
+    length = b"%d" % len(NO_ROOM)
+    return [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", length), (b"retry-after", b"1")]
+
+
+def bytes_announced(method: str, start: Message) -> int | None:
+    """Gives the length of a response's body by the response's own word; None where it does not say."""
+    if method == "HEAD" or start["status"] in BODILESS_STATUSES:
+        return 0
+    lengths = [value.strip() for name, value in start.get("headers", ()) if name.lower() == b"content-length"]
+    # Servers and clients strip it; where several contradict each other, the client may believe the shortest.
+    return min((int(each) for each in lengths if each.isdigit() and len(each) <= _DIGITS_MAX), default=None)

@@ -13,7 +13,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportRes
 from tron_audit_otel.encoder import encode
 from tron_audit_otel.event import error_type
 from tron_audit_otel.ledger import Ledger
-from tron_audit_otel.log_record import SEQUENCE_NUMBER
+from tron_audit_otel.log_record import RECORD_ID, SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,8 @@ class JournalExporter(LogRecordExporter):
                 left -= len(encoded.ids)
         except BaseException as error:  # noqa: BLE001 - anything that passes would end the SDK's thread without a word
             _logger.error("%d audit records are lost: %s", left, error_type(error))  # noqa: TRY400 - no data in the log
-            self._outbox.ledger.drop(left, "failed")
+            ids = [str((each.log_record.attributes or {}).get(RECORD_ID)) for each in batch]
+            self._outbox.lose(ids[len(ids) - left :], "failed")
             return LogRecordExportResult.FAILURE
         return LogRecordExportResult.SUCCESS
 

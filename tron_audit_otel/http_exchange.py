@@ -10,7 +10,17 @@ from starlette.requests import ClientDisconnect
 from tron_audit_otel import route
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import ERROR_STATUS_MIN, Outcome, cause, error_type
-from tron_audit_otel.exchange import CANCELLED, CLIENT_DISCONNECTED, NO_RESPONSE, Exchange, lost
+from tron_audit_otel.exchange import (
+    CANCELLED,
+    CLIENT_DISCONNECTED,
+    NO_RESPONSE,
+    NO_ROOM,
+    UNAVAILABLE,
+    Exchange,
+    bytes_announced,
+    lost,
+    refusal_headers,
+)
 from tron_audit_otel.run import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -21,16 +31,19 @@ if TYPE_CHECKING:
 FAILURE_STATUS_MIN = 400
 REDIRECT_STATUSES = (307, 308)
 
-UNAVAILABLE = 503
-NO_ROOM = b"The audit trail cannot be written; try again later.\n"
-BODILESS_STATUSES = (204, 304)
-"""RFC 9110, 6.4.1: their responses end with their headers."""
-
 
 class HttpExchange(Exchange):
     """A request and its response. It ends when the last byte of the response has been handed on."""
 
-    __slots__ = ("_bytes_left", "_has_begun", "_held", "_is_withdrawn", "_keeps_body")
+    __slots__ = (
+        "_bytes_left",
+        "_ends_with_connection",
+        "_has_begun",
+        "_held",
+        "_is_withdrawn",
+        "_keeps_body",
+        "_kept_byte",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
         """Begins."""
@@ -42,6 +55,9 @@ class HttpExchange(Exchange):
         """What the client still waits for, by the response's own word; None: until the stream ends."""
         self._has_begun = False
         self._is_withdrawn = False
+        self._ends_with_connection = False
+        self._kept_byte = b""
+        """Of an answer that ends with its connection: without it, the client has not all of it."""
 
     async def receive(self) -> Message:
         """Passes a message to the application."""
@@ -71,22 +87,18 @@ class HttpExchange(Exchange):
             return
         kind = message["type"]
         if kind == "http.response.start":
-            self._status = message["status"]
-            self.draft.closed = self.draft.closed or self._is_slash_redirect(message)
-            if self._audit.commit is not None:
-                self._bytes_left = _bytes_announced(self.scope["method"], message)
-                if self._bytes_left is not None:
-                    self._held = message
-                    return
-        is_last = kind == "http.response.pathsend" or (
-            kind == "http.response.body" and not message.get("more_body", False)
-        )
-        if self._audit.commit is not None and self._completes(message, is_last=is_last) and self._waits():
-            self._responded(left_before=self._disconnected)  # once, whatever else is sent
-            if not await self.is_committed():
-                await self.withdraw()
+            if "headers" in message:  # ASGI: any iterable, and one that can be read once among them
+                message = {**message, "headers": list(message["headers"] or ())}
+            if await self._is_held(message):
                 return
+        is_last = kind == "http.response.pathsend" or (
+            kind in ("http.response.body", "http.response.zerocopysend") and not message.get("more_body", False)
+        )
+        if self._audit.commit is not None and not await self._may_pass(message, is_last=is_last):
+            return
         await self._release_held()
+        if self._ends_with_connection:
+            message = self._but_last_byte(message, is_last=is_last)
         left_before = self._disconnected
         try:
             await self._pass(message)
@@ -98,8 +110,46 @@ class HttpExchange(Exchange):
         if is_last:
             self._responded(left_before=left_before)
 
+    async def _may_pass(self, message: Message, *, is_last: bool) -> bool:
+        """Holds what completes the answer until its record is on disk; False: there is another answer instead."""
+        if self._completes(message, is_last=is_last) and self._waits():
+            self._responded(left_before=self._disconnected)  # once, whatever else is sent
+            if not await self.is_committed():
+                await self.withdraw()
+                return False
+        return True
+
+    async def _is_held(self, start: Message) -> bool:
+        """Notes how the answer begins; tells whether its beginning waits for more of it."""
+        self._status = start["status"]
+        self.draft.closed = self.draft.closed or self._is_slash_redirect(start)
+        if self._audit.commit is None:
+            return False
+        await self._release_held()  # a second start is the server's to refuse
+        self._bytes_left = bytes_announced(self.scope["method"], start)
+        self._ends_with_connection = self._bytes_left is None and self._is_http_1_0(start)
+        if not self._bytes_left:  # with 0 it is whole by itself
+            return False
+        self._held = start
+        return True
+
+    def _is_http_1_0(self, start: Message) -> bool:
+        """Whether the client takes any end of the connection for the answer's; a stream of events has none to take."""
+        return self.scope.get("http_version") == "1.0" and not any(
+            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in start.get("headers", ())
+        )
+
+    def _but_last_byte(self, message: Message, *, is_last: bool) -> Message:
+        """Gives the message with the byte that was held before, and holds its own last one."""
+        if message["type"] != "http.response.body":
+            return message
+        body = self._kept_byte + bytes(message.get("body") or b"")
+        self._kept_byte = b"" if is_last else body[-1:]
+        return {**message, "body": body if is_last else body[:-1]}
+
     async def _pass(self, message: Message) -> None:
-        self._has_begun = True
+        self._has_begun |= message["type"] == "http.response.start"
         try:
             await self._send(message)
         except OSError as lost_connection:
@@ -115,7 +165,7 @@ class HttpExchange(Exchange):
     def _completes(self, message: Message, *, is_last: bool) -> bool:
         """Whether the client would have the whole answer with this message, whatever the application still sends."""
         if self._bytes_left is not None:
-            self._bytes_left -= len(message.get("body", b""))
+            self._bytes_left -= len(message.get("body") or b"")
         return is_last or (self._bytes_left is not None and self._bytes_left <= 0)
 
     async def withdraw(self) -> None:
@@ -132,13 +182,13 @@ class HttpExchange(Exchange):
 
     async def refuse(self) -> None:
         """Answers in the application's place."""
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(NO_ROOM))]
-        headers.append((b"retry-after", b"1"))
-        await self._send({"type": "http.response.start", "status": UNAVAILABLE, "headers": headers})
+        await self._send({"type": "http.response.start", "status": UNAVAILABLE, "headers": refusal_headers()})
         await self._send({"type": "http.response.body", "body": NO_ROOM})
 
     async def settle(self) -> None:
         """Holds an exception, or the end without an answer, until its record is on disk."""
+        if self._is_withdrawn:
+            return
         if not await self.is_committed():
             await self.withdraw()
         await self._release_held()
@@ -186,11 +236,3 @@ class HttpExchange(Exchange):
     def returned(self) -> None:
         """The application returned; unless the response is complete, it never will be."""
         self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED if self._disconnected else NO_RESPONSE)
-
-
-def _bytes_announced(method: str, start: Message) -> int | None:
-    """Gives the length of a response's body by the response's own word; None where it does not say."""
-    if method == "HEAD" or start["status"] in BODILESS_STATUSES:
-        return 0
-    lengths = [value for name, value in start.get("headers", ()) if name.lower() == b"content-length"]
-    return int(lengths[0]) if lengths and lengths[0].isdigit() else None

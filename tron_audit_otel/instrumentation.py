@@ -108,9 +108,9 @@ def stats() -> Stats:
 
     Where applications are instrumented differently, and so have journals of their own, their counts are added up.
     """
-    from tron_audit_otel.outbox import total  # noqa: PLC0415 - as in `instrument`
+    from tron_audit_otel import outbox, pipeline  # noqa: PLC0415 - as in `instrument`
 
-    return total([pipeline.stats() for pipeline in {each.pipeline for each in _applications.values()}])
+    return outbox.total([each.stats() for each in pipeline.every()])
 
 
 def uninstrument(app: FastAPI) -> None:
@@ -146,7 +146,7 @@ def _audit(config: AuditConfig, rules: policy.Policy, pipeline: Pipeline) -> Aud
     return Audit(
         rules,
         pipeline.emit,
-        refuses=pipeline.refuses if config.on_full_for(config.commit) == "reject" else None,
+        admit=pipeline.admit if config.on_full_for(config.commit) == "reject" else None,
         commit=pipeline.commit if by_rule or config.commit == "response" else None,
         commits_all=config.commit == "response",
         commit_seconds_max=config.commit_seconds_max,

@@ -55,6 +55,7 @@ class Ledger:
         self._dropped: Counter[str] = Counter()
         self._dropped_queued = 0
         self._rejected = 0
+        self._reserved = 0
 
     def admit(self, queued_max: int) -> bool:
         """Counts a record as emitted; tells whether it may join those that wait in memory."""
@@ -67,6 +68,19 @@ class Ledger:
         with self._lock:
             self._emitted += records
             self._committed += records
+
+    def reserve(self, queued_max: int) -> bool:
+        """Keeps a place in memory for a request's record; tells whether there was one."""
+        with self._lock:
+            if self.queued + self._reserved >= queued_max:
+                return False
+            self._reserved += 1
+            return True
+
+    def release(self) -> None:
+        """The record has taken its place, or there will be none."""
+        with self._lock:
+            self._reserved -= 1
 
     def commit(self, records: int) -> None:
         """They are in the journal."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 from starlette._utils import is_async_callable
 from starlette.concurrency import run_in_threadpool
@@ -16,8 +17,8 @@ from starlette.websockets import WebSocketDisconnect
 from tron_audit_otel import context
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import ERROR_STATUS_MIN, cause, error_type
-from tron_audit_otel.exchange import SCOPE_KEY, lost
-from tron_audit_otel.http_exchange import NO_ROOM, UNAVAILABLE, HttpExchange
+from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, lost
+from tron_audit_otel.http_exchange import HttpExchange
 from tron_audit_otel.websocket_exchange import WebSocketExchange
 
 if TYPE_CHECKING:
@@ -35,21 +36,37 @@ def reporting(handler: _ErrorHandler) -> _ErrorHandler:
     """Wraps the application's handler for unhandled exceptions: only it knows the status that the client will get."""
 
     async def report(request: Request, error: Exception) -> Response:
-        status, may_answer = ERROR_STATUS_MIN, True
+        status = ERROR_STATUS_MIN
+        refused: Response | None = None
         try:
             answer = (
                 handler(request, error) if is_async_callable(handler) else run_in_threadpool(handler, request, error)
             )
             response: Response = await answer
             status = getattr(response, "status_code", status)  # what is no response is the application's own error
-        finally:
-            if isinstance(exchange := request.scope.get(SCOPE_KEY), HttpExchange):
-                exchange.answered(status, error)
-                may_answer = await exchange.is_committed()
-                exchange.release()
-        return response if may_answer else PlainTextResponse(NO_ROOM, UNAVAILABLE)
+        except Exception:
+            # The server answers for it, unless it must not.
+            if (refused := await _reported(request, status, error)) is None:
+                raise
+        except BaseException:
+            await _reported(request, status, error)
+            raise
+        else:
+            refused = await _reported(request, status, error)
+        return refused or response
 
     return report
+
+
+async def _reported(request: Request, status: int, error: Exception) -> Response | None:
+    """Tells the exchange how the application answers; gives what to answer instead."""
+    exchange = request.scope.get(SCOPE_KEY)
+    if not isinstance(exchange, HttpExchange):
+        return None
+    exchange.answered(status, error)
+    may_answer = await exchange.is_committed()
+    exchange.release()
+    return None if may_answer else PlainTextResponse(NO_ROOM, UNAVAILABLE, {"retry-after": "1"})
 
 
 class ErrorObserver:
@@ -108,7 +125,7 @@ class AuditMiddleware:
         try:
             kind = HttpExchange if scope["type"] == "http" else WebSocketExchange
             exchange = kind(scope, receive, send, self.audit)
-            is_refused = exchange.is_refused()
+            is_refused = not exchange.is_admitted()
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
             lost(broken)
             await self.app(scope, receive, send)
@@ -122,15 +139,17 @@ class AuditMiddleware:
             await self.app(scope, exchange.receive, exchange.send)
         except BaseException as error:
             exchange.raised(error)
-            if isinstance(error, Exception):  # whoever is cancelled waits no longer
-                with suppress(JournalError):  # the application's own error says enough
-                    await exchange.settle()
+            # Also when cancelled: servers answer for a cancelled application with a 500 of their own. What comes in the
+            # way here is not raised, since the application's own error says enough.
+            with suppress(JournalError, OSError), anyio.CancelScope(shield=True):
+                await exchange.settle()
             raise
         else:
             exchange.returned()
             await exchange.settle()
         finally:
             context.leave(exchange.draft, token)
+            exchange.leave()
             exchange.release()
 
     def _with_the_lifespan(self, send: Send) -> Send:

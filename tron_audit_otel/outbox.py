@@ -36,6 +36,8 @@ RETRY_SECONDS_FIRST = 0.05
 RETRY_SECONDS_MAX = 1.0
 """Between two attempts to write to a journal that refused: a full disk may be free again soon."""
 
+TELLING_SECONDS_MAX = 0.5
+
 DEAD_LETTERS = "dead-letter"
 
 REFUSED = "request_refused"
@@ -106,6 +108,8 @@ class Outbox:
         self._announced: Counter[tuple[str, str]] = Counter()
         self._committing_since: float | None = None
         self._adopt_at = 0.0
+        self._telling = threading.Lock()
+        self._told_all = False
         self._started_at = time.time()
         on_disk = config.journal == "disk"
         self._shipper = Shipper(
@@ -200,6 +204,15 @@ class Outbox:
             blocked=self.blocked,
         )
 
+    def last_words(self) -> None:
+        """Announces what is lost so far, and nothing after it: there would be nobody to write it any more."""
+        # The shipper's thread holds the lock while it adopts, which a disk can make long; then it has told already.
+        if self._telling.acquire(timeout=TELLING_SECONDS_MAX):
+            if not self._told_all:
+                self._announce_losses()
+            self._told_all = True
+            self._telling.release()
+
     def drain(self, seconds_max: float) -> bool:
         """Waits until everything is delivered, unless the Collector takes nothing; tells whether it is."""
         return self._shipper.drain(seconds_max)
@@ -220,12 +233,17 @@ class Outbox:
     # --- in the shipper's thread, about once a second
 
     def _tick(self) -> None:
+        with self._telling:
+            if not self._told_all:
+                self._tell()
+        self._note()
+
+    def _tell(self) -> None:
         if self._config.journal == "disk" and time.monotonic() >= self._adopt_at:
             self._adopt_at = time.monotonic() + ADOPT_SECONDS
             self._adopt()
             self._note_policy()
         self._announce_losses()
-        self._note()
 
     def _note_policy(self) -> None:
         """Tells of a policy that is not that of the process that started before."""

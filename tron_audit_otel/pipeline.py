@@ -19,6 +19,8 @@ from tron_audit_otel.outbox import Outbox, Stats
 from tron_audit_otel.stream import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import LogRecordExporter
 
@@ -96,16 +98,12 @@ class Pipeline:
             _lost(event, error)
 
     def commit(self, event: AuditEvent) -> Commitment | None:
-        """Hands an event on whose request waits until it is on disk; None where there is no journal."""
-        try:
-            return (self._stream or self.start()).commit(event)
-        except Exception as error:  # noqa: BLE001 - as above
-            _lost(event, error)
-            return None
+        """Hands an event on whose request waits until it is on disk; None where there is no journal. May raise."""
+        return (self._stream or self.start()).commit(event)
 
-    def refuses(self) -> bool:
-        """Whether a request must be refused, because its record could not be written; counts it, if so."""
-        return self._stream is not None and self._stream.refuses()
+    def admit(self) -> Callable[[], None] | None:
+        """Keeps a place for a request's record, and gives what lets go of it; None for one that must be refused."""
+        return (self._stream or self.start()).admit()
 
     def stats(self) -> Stats:
         """Gives what became of the stream's records; after its end, of the last one's."""
@@ -135,6 +133,11 @@ class Pipeline:
         self._starting = threading.Lock()
         self._stream = None
         self._ended = Stats()
+
+
+def every() -> list[Pipeline]:
+    """Gives those that this process has, whether their applications still exist or not."""
+    return list(_pipelines)
 
 
 def _lost(event: AuditEvent, error: Exception) -> None:

@@ -257,6 +257,11 @@ class Policy:
         self.rules = (*rules, EVERYTHING)
         self.digest = sha256(PolicyFile(rules=self.rules).model_dump_json().encode()).hexdigest()
         """Of all rules, the default ones included."""
+        unknown: dict[str, None] = dict.fromkeys(("route", "status", "actor_type"))
+        self._known = tuple(
+            (rule, rule.match.model_copy(update=unknown), all(getattr(rule.match, name) is None for name in unknown))
+            for rule in self.rules
+        )
         self._candidates = lru_cache(_ROUTES_CACHED_MAX)(self._find_candidates)
 
     def _find_candidates(self, method: str, route: str | None) -> tuple[Rule, ...]:
@@ -269,14 +274,12 @@ class Policy:
 
     def excludes(self, request: Facts) -> bool:
         """Whether a request that is not routed yet will have no record, whatever becomes of it."""
-        for rule in self.rules:
-            match = rule.match
-            known = match.model_copy(update={"route": None, "status": None, "actor_type": None})
+        for rule, known, is_certain in self._known:
             if not (known.may_match(request.method, None) and known.matches(request)):
                 continue
             if rule.level != "none":
                 return False
-            if match.route is None and match.status is None and match.actor_type is None:
+            if is_certain:
                 return True
         return False
 

@@ -103,11 +103,17 @@ class Stream:
         if self.outbox is None:
             self.emit(event)
             return None
+        if self._config.on_full == "drop" and self.outbox.obstacle is not None:
+            self.emit(event)
+            return None
         commitment = self.outbox.commitments.promise(event.record_id)
         self.emit(event)
-        if self._committer is None:
-            self._committer = _Committer(self._provider)
-        self._committer.demand.set()
+        try:
+            if self._committer is None:
+                self._committer = _Committer(self._provider)
+            self._committer.demand.set()
+        except RuntimeError:  # no thread can be started; the batch delay has to do
+            _logger.warning("answers wait for up to AUDIT_LOG_BATCH_DELAY_MS: no thread can be started")
         return commitment
 
     def _emit(self, event: AuditEvent, queued_max: int) -> None:
@@ -151,12 +157,18 @@ class Stream:
         config = self._config
         return System(commit=config.commit, on_full=config.on_full_for(config.commit), policy_sha256=self._policy)
 
-    def refuses(self) -> bool:
-        """Whether a request must be refused, because its record could not be written; counts it, if so."""
-        if self.outbox is None or self.outbox.obstacle is None:
-            return False
-        self.ledger.reject()
-        return True
+    def admit(self) -> Callable[[], None] | None:
+        """Keeps a place for a request's record, and gives what lets go of it.
+
+        Gives None, and counts it, for a request that must be refused because its record could not be written.
+        """
+        ledger, outbox = self.ledger, self.outbox
+        if outbox is not None and outbox.obstacle is None and ledger.reserve(self._config.queue_records_max):
+            return ledger.release
+        if outbox is None:
+            return _nothing
+        ledger.reject()
+        return None
 
     def stats(self) -> Stats:
         """Gives what became of the records so far."""
@@ -175,6 +187,8 @@ class Stream:
         if not self._is_own:
             return self.flush()
         deadline = time.monotonic() + self._config.shutdown_seconds_max
+        if self.outbox is not None:
+            self.outbox.last_words()
         self.announce(Action.STOP, Outcome.SUCCESS, System())
         if self._committer is not None:
             self._committer.end()
@@ -187,6 +201,7 @@ class Stream:
         done = self._in_time(call, 0 if done else LAST_SECONDS)
         if done and (left := self.ledger.queued):
             self.ledger.drop(left, "shutdown")  # emitted while the SDK ended
+            outbox.commitments.settle_all()
         outbox.drain(deadline - time.monotonic())
         outbox.close(max(LAST_SECONDS, deadline - time.monotonic()))
         return done
@@ -200,6 +215,10 @@ class Stream:
                 self._config.shutdown_seconds_max,
             )
         return done
+
+
+def _nothing() -> None:
+    """There is no place to let go of."""
 
 
 class _Call:

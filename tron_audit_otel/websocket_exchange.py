@@ -8,10 +8,21 @@ from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import ERROR_STATUS_MIN, Outcome, cause, error_type
-from tron_audit_otel.exchange import CANCELLED, CLIENT_DISCONNECTED, NO_RESPONSE, Exchange
+from tron_audit_otel.exchange import (
+    CANCELLED,
+    CLIENT_DISCONNECTED,
+    NO_RESPONSE,
+    NO_ROOM,
+    UNAVAILABLE,
+    Exchange,
+    bytes_announced,
+    refusal_headers,
+)
 
 if TYPE_CHECKING:
-    from starlette.types import Message
+    from starlette.types import Message, Receive, Scope, Send
+
+    from tron_audit_otel.exchange import Audit
 
 SWITCHING_PROTOCOLS = 101
 FORBIDDEN = 403
@@ -28,7 +39,15 @@ TRY_AGAIN_LATER = 1013
 class WebSocketExchange(Exchange):
     """A WebSocket from handshake to close, or a refused handshake. It ends when its handler ends."""
 
-    __slots__ = ()
+    __slots__ = ("_bytes_left", "_denial", "_has_begun", "_is_withdrawn")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
+        """Begins."""
+        super().__init__(scope, receive, send, audit)
+        self._denial: Message | None = None
+        """The start of a denial response, held as that of any other response."""
+        self._bytes_left: int | None = None
+        self._has_begun = self._is_withdrawn = False
 
     async def receive(self) -> Message:
         """Passes a message to the application."""
@@ -40,11 +59,27 @@ class WebSocketExchange(Exchange):
 
     async def send(self, message: Message) -> None:
         """Passes a message to the server; under `commit: response` not the last one, at first."""
-        if self._audit.commit is not None and self._ends(message):
-            self._note(message)
-            if self._waits():
-                self.returned()
-            await self.settle()
+        if self._is_withdrawn:
+            return
+        if self._audit.commit is not None:
+            if message["type"] == "websocket.http.response.start":
+                self._note(message)
+                self._denial, self._bytes_left = message, bytes_announced("GET", message)
+                return
+            if self._ends(message):
+                self._note(message)
+                if self._waits():
+                    self.returned()
+                await self.settle()
+                if self._is_withdrawn:
+                    return
+            if (denial := self._denial) is not None:
+                self._denial = None
+                await self._pass(denial)
+        await self._pass(message)
+
+    async def _pass(self, message: Message) -> None:
+        self._has_begun |= message["type"] in ("websocket.accept", "websocket.http.response.start")
         try:
             await self._send(message)
         except OSError:
@@ -54,9 +89,11 @@ class WebSocketExchange(Exchange):
 
     def _ends(self, message: Message) -> bool:
         kind = message["type"]
-        return kind == "websocket.close" or (
-            kind == "websocket.http.response.body" and not message.get("more_body", False)
-        )
+        if kind != "websocket.http.response.body":
+            return bool(kind == "websocket.close")
+        if self._bytes_left is not None:
+            self._bytes_left -= len(message.get("body") or b"")
+        return not message.get("more_body", False) or (self._bytes_left is not None and self._bytes_left <= 0)
 
     def _note(self, message: Message) -> None:
         kind = message["type"]
@@ -71,7 +108,11 @@ class WebSocketExchange(Exchange):
 
     async def refuse(self) -> None:
         """Refuses the handshake."""
-        await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+        if "websocket.http.response" not in (self.scope.get("extensions") or {}):
+            await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+            return
+        await self._send({"type": "websocket.http.response.start", "status": UNAVAILABLE, "headers": refusal_headers()})
+        await self._send({"type": "websocket.http.response.body", "body": NO_ROOM})
 
     async def settle(self) -> None:
         """Holds the end until its record is on disk.
@@ -79,7 +120,14 @@ class WebSocketExchange(Exchange):
         Raises:
             JournalError: It cannot be; the server closes the connection.
         """
-        if not await self.is_committed():
+        if self._is_withdrawn or await self.is_committed():
+            return
+        self._is_withdrawn = True
+        if not self._has_begun:
+            await self.refuse()
+        elif self._status == SWITCHING_PROTOCOLS and not self._disconnected:
+            await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+        else:
             raise JournalError("the audit record of this WebSocket cannot be written", "disk_failed")
 
     def _closed(self, code: int) -> None:

@@ -54,7 +54,6 @@ async def which_ran() -> list[str]:
 @app.get("/harness/lag/begin")
 async def begin_lag() -> None:
     lags.clear()
-    delayed.clear()
     app.state.sampler = asyncio.create_task(sample_lag())
 
 

@@ -37,7 +37,7 @@ MODES = [
     pytest.param("batch", marks=pytest.mark.soak),
 ]
 SIZES = [
-    pytest.param(Size(2_000, 3, 500), id="short"),
+    pytest.param(Size(1_500, 3, 500), id="short"),
     pytest.param(Size(10_000, 20, 500), id="long", marks=pytest.mark.soak),
 ]
 
