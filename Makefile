@@ -29,7 +29,7 @@ test: $(STAMP) ## run every test; builds the Collector and the log store when th
 	@$(BIN)/python -m collector.build all >/dev/null
 	@$(BIN)/pytest --cov --cov-report=term
 
-soak: $(STAMP) ## run the long forms of the proofs: kills, outages, full disks, a million records; about TIME
+soak: $(STAMP) ## run the long forms of the proofs: kills, outages, full disks, a million records; about 15 minutes
 	@$(BIN)/python -m collector.build all >/dev/null
 	@$(BIN)/pytest -m soak -s
 
