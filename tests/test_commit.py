@@ -621,3 +621,13 @@ async def test_a_place_is_kept_until_the_record_has_taken_it_or_there_is_none() 
     assert (seen, places) == ([1, 0], [])
     await serve(disk, disk.audit(Rule(name="none", level="none"), admit=admit), "/x", app=looks)
     assert not places
+
+
+async def test_an_admission_that_fails_is_none() -> None:
+    """Such as for want of a thread: nothing of what the handler would do could be on record."""
+
+    def broken() -> Any:
+        raise RuntimeError
+
+    client = await serve(disk := Disk(), disk.audit(admit=broken), "/plain")
+    assert client.status == 503

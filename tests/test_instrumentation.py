@@ -395,3 +395,20 @@ def test_the_counts_of_a_process(tmp_path: Path) -> None:
     assert (stats.emitted, stats.delivered) == (2, 0)  # START, and the request
     audit.uninstrument(app)
     assert audit.stats().emitted == 0
+
+
+def test_a_lifespan_ends_the_stream_that_the_application_has_by_then(tmp_path: Path) -> None:
+    app = make_app()
+    config = audit.AuditConfig(enabled=True, journal="memory", shutdown_seconds_max=0.1)
+    audit.instrument(app, config=config)
+    with TestClient(app) as client:
+        audit.uninstrument(app)
+        audit.instrument(app, config=config)
+        client.get("/ok")
+        assert shipping_threads() == 1
+    assert shipping_threads() == 0
+    audit.uninstrument(app)
+
+
+def shipping_threads() -> int:
+    return sum(thread.name == "tron-audit-shipper" for thread in threading.enumerate())

@@ -10,21 +10,27 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.test_pipeline import event
 from tests.test_stream import FullDisk, Receiver, config, disk, eventually, receiver
+from tron_audit_otel import metrics
 from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tron_audit_otel.config import AuditConfig
 
 __all__ = ["config", "disk", "receiver"]  # fixtures
 
 
 @pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
+def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryMetricReader]:
     """Reads a meter provider of the test's own; the global one can be set but once."""
     reader = InMemoryMetricReader()
     monkeypatch.setattr(api, "get_meter", MeterProvider([reader], shutdown_on_exit=False).get_meter)
-    return reader
+    monkeypatch.setattr(metrics, "_watched", [])
+    metrics.duration.cache_clear()
+    yield reader
+    metrics.duration.cache_clear()
 
 
 def read(reader: InMemoryMetricReader) -> dict[str, dict[str, Any]]:
@@ -82,4 +88,26 @@ def test_a_pipeline_that_is_gone_is_observed_no_more(
     assert read(reader)["audit.records.emitted"] == {"own": 3, "adopted": 0}
     del pipeline
     gc.collect()
-    assert "audit.records.emitted" not in read(reader)
+    assert read(reader)["audit.records.emitted"] == {"own": 0, "adopted": 0}
+
+
+def test_counters_never_go_down_when_another_stream_begins(
+    receiver: Receiver, config: AuditConfig, reader: InMemoryMetricReader
+) -> None:
+    pipeline = Pipeline(config)
+    for emitted in (3, 6):
+        pipeline.emit(event())
+        pipeline.shutdown()
+        assert read(reader)["audit.records.exported"]["own"] == emitted
+        assert pipeline.stats().emitted == 3
+
+
+def test_all_pipelines_of_a_process_are_in_the_sums(
+    receiver: Receiver, config: AuditConfig, reader: InMemoryMetricReader
+) -> None:
+    pipelines = [Pipeline(config), Pipeline(config.model_copy(update={"journal": "memory"}))]
+    for pipeline in pipelines:
+        pipeline.emit(event())
+    assert read(reader)["audit.records.emitted"]["own"] == 4
+    for pipeline in pipelines:
+        pipeline.shutdown()

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tests.test_pipeline import event
-from tron_audit_otel import journal_dir, transport
+from tron_audit_otel import disk_journal, journal_dir, transport
 from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.disk_journal import DiskJournal
@@ -145,7 +145,7 @@ def test_another_policy_than_before_is_on_record(receiver: Receiver, config: Aud
     for policy in ("d1", "d1", "d2"):
         pipeline = Pipeline(config, policy=policy)
         pipeline.start()
-        eventually((config.journal_path / "policy").exists)
+        eventually((config.journal_path / "policy-default").exists)
         eventually(lambda: pipeline.stats().pending == 0)  # noqa: B023 - called at once
         time.sleep(0.05)
         pipeline.shutdown()
@@ -451,3 +451,110 @@ def test_no_more_requests_are_admitted_than_have_a_place(receiver: Receiver, con
     assert pipeline.admit()
     assert pipeline.stats().rejected == 2
     pipeline.shutdown()
+
+
+def test_a_stream_that_cannot_begin_costs_a_count_and_one_line(
+    receiver: Receiver, config: AuditConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    pipeline = Pipeline(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(5):
+            pipeline.emit(event())
+        with pytest.raises(RuntimeError):
+            pipeline.admit()
+    assert pipeline.stats().dropped == {"failed": 5}
+    assert adds_up(pipeline.stats())
+    assert len(caplog.messages) == 1
+    pipeline.emit(event())
+    pipeline.shutdown()
+    assert (pipeline.stats().emitted, pipeline.stats().delivered) == (8, 3)
+
+
+def test_a_handler_of_a_signal_may_record_something_at_any_moment(receiver: Receiver, config: AuditConfig) -> None:
+    pipeline = Pipeline(config)
+    with pipeline._starting:
+        pipeline.emit(event())
+    stream = pipeline.start()
+    with stream.ledger._lock:
+        pipeline.emit(event())
+    pipeline._is_starting, pipeline._stream = True, None
+    pipeline.emit(event())  # while the stream begins: counted, and no second one
+    pipeline._is_starting, pipeline._stream = False, stream
+    pipeline.shutdown()
+    assert pipeline.stats().dropped == {"failed": 1}
+
+
+def test_a_burst_that_is_larger_than_the_journal_waits_and_arrives(receiver: Receiver, config: AuditConfig) -> None:
+    pipeline = Pipeline(config.model_copy(update={"journal_max_bytes": 65_536, "shutdown_seconds_max": 5.0}))
+    for _ in range(600):
+        pipeline.emit(event())
+    eventually(lambda: pipeline.stats().delivered == 601)
+    pipeline.shutdown()
+
+
+def test_a_disk_that_stalls_does_not_hold_up_the_end(
+    receiver: Receiver, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, real = threading.Event(), disk_journal._sync
+
+    def stall(descriptor: int) -> None:
+        released.wait(20)
+        real(descriptor)
+
+    monkeypatch.setattr(disk_journal, "_sync", stall)
+    pipeline = Pipeline(config)
+    pipeline.emit(event())
+    began = time.monotonic()
+    assert not pipeline.shutdown()
+    assert time.monotonic() - began < 5
+    released.set()
+
+
+def test_no_more_journals_are_held_than_descriptors_allow_and_all_are_delivered(
+    receiver: Receiver, config: AuditConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tron_audit_otel.outbox.ADOPTED_MAX", 2)
+    receiver.answer = Answer(Fate.RETRY, "HTTP 503")
+    dead = [Pipeline(config.model_copy(update={"shutdown_seconds_max": 0.01})) for _ in range(5)]
+    for pipeline in dead:
+        # As if it were its service's only process: the others must not adopt what is left for the last.
+        monkeypatch.setattr("tron_audit_otel.outbox.adopt", lambda *_: [])
+        pipeline.emit(event())
+        pipeline.shutdown()
+    monkeypatch.undo()
+    monkeypatch.setattr(transport, "maker", lambda _: lambda: receiver)
+    monkeypatch.setattr("tron_audit_otel.outbox.ADOPTED_MAX", 2)
+    last = Pipeline(config)
+    stream = last.start()
+    assert stream.outbox
+    eventually(lambda: stream.outbox and len(stream.outbox._held) == 2)
+    receiver.answer = Answer(Fate.DELIVERED)
+    eventually(lambda: len(receiver.of("DELETE")) == 5)
+    last.shutdown()
+    assert len(receiver.of("ADOPT")) == 5
+
+
+def test_adopted_journals_are_let_go_of_where_no_own_one_can_be_made(
+    receiver: Receiver, config: AuditConfig, disk: FullDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.error = None
+    receiver.answer = Answer(Fate.RETRY, "HTTP 503")
+    first = Pipeline(config)
+    first.emit(event())
+    first.shutdown()
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise JournalError("no space left on device", "disk_full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskJournal, "create", full)
+        second = Pipeline(config)
+        stream = second.start()
+        eventually(lambda: stream.outbox and stream.outbox._held)
+        second.shutdown()
+    [left] = disk_journal.adopt(config.journal_path)
+    left.close()

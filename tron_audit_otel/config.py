@@ -172,7 +172,7 @@ class AuditConfig(BaseModel):
     )
     journal_dir: Annotated[DirectoryPath | None, _env("AUDIT_LOG_JOURNAL_DIR", unit="path")] = Field(
         default=None,
-        description="The journal's directory, on a local disk; processes may share it. By default "
+        description="The journal's directory, on a local disk, for all processes of a service. By default "
         "`tron-audit-otel/<service>` in the user's state directory.",
     )
     journal_max_bytes: Annotated[int | None, _env("AUDIT_LOG_JOURNAL_MAX_BYTES", unit="bytes")] = Field(

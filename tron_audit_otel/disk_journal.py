@@ -124,6 +124,8 @@ class DiskJournal:
                 frame = frame_header(active.mark, self._end, records, time.time(), payload) + payload
                 self._commit(active, frame)
             except OSError as error:
+                if self.records == 0:
+                    self._seal()  # up to 8 MiB that nobody needs any more: room for the next attempt
                 raise refusal(f"the journal {self.name} cannot be written", error) from error
             with self._state:
                 active.segment.end += len(frame)
@@ -369,8 +371,10 @@ class DiskJournal:
         return self._bytes
 
 
-def adopt(root: Path) -> list[DiskJournal]:
+def adopt(root: Path, journals_max: int | None = None) -> list[DiskJournal]:
     """Takes over every journal whose owner is dead, each of them once, whatever number of processes do so together.
+
+    Each holds three descriptors, so that it may be wise not to take more than ``journals_max`` at once, oldest first.
 
     They are read and acknowledged like one's own, and take nothing more.
 
@@ -378,7 +382,7 @@ def adopt(root: Path) -> list[DiskJournal]:
         JournalError: The root is there and cannot be read.
     """
     journals = []
-    for directory in claim_dead(root):
+    for directory in claim_dead(root, journals_max):
         try:
             found = survey(directory.descriptor)
         except OSError as error:

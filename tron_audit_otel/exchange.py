@@ -181,7 +181,11 @@ class Exchange:
         """Whether this request may reach its handler: where it must not, when its record could not be written."""
         if self._audit.admit is None or self._audit.rules.excludes(self._facts(Actor())):
             return True
-        self._leave = self._audit.admit()
+        try:
+            self._leave = self._audit.admit()
+        except Exception as broken:  # noqa: BLE001 - no stream can be begun: nothing would be on record
+            lost(broken)
+            self._leave = None
         if self._leave is None:
             self.draft.closed = True
         return self._leave is not None

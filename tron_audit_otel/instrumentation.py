@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -170,6 +171,12 @@ def _rebuild(app: FastAPI) -> None:
         app.middleware_stack = app.build_middleware_stack()
 
 
+def _end(app: FastAPI) -> None:
+    """Ends the stream that the application has by now: a lifespan outlives `uninstrument` and `instrument`."""
+    if (instrumented := _applications.get(app)) is not None:
+        instrumented.pipeline.shutdown()
+
+
 def _patch(app: FastAPI) -> bool:
     """Puts the middleware inside the outermost error handler and outside of everything that the application adds.
 
@@ -196,7 +203,7 @@ def _patch(app: FastAPI) -> bool:
         if has_error_handler:
             layer.handler = reporting(layer.handler)  # type: ignore[arg-type] # Starlette's type has WebSockets' too
         pipeline, audit = instrumented.pipeline, replace(instrumented.audit, has_error_handler=has_error_handler)
-        layer.app = AuditMiddleware(layer.app, audit, pipeline.start, pipeline.shutdown)
+        layer.app = AuditMiddleware(layer.app, audit, pipeline.start, partial(_end, app))
         return stack
 
     setattr(build_audited, _PATCHED, True)

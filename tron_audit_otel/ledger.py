@@ -48,7 +48,7 @@ class Ledger:
 
     def __init__(self) -> None:
         """Begins with nothing."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may record something, in the middle of this
         self._emitted = self._committed = 0
         self._delivered = 0
         self._dead_lettered = 0

@@ -5,80 +5,102 @@ Names are those of OpenTelemetry's draft Audit Logging signal (OTEP 0267); what 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
+from tron_audit_otel.ledger import Counts
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from opentelemetry.metrics import Histogram
+
     from tron_audit_otel.answer import Fate
-    from tron_audit_otel.ledger import Counts
-    from tron_audit_otel.outbox import Stats
 
 METER = "tron_audit_otel"
 
+SECONDS_BOUNDARIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""Those of OpenTelemetry's conventions for durations; an SDK's own are for milliseconds."""
 
-class Metrics:
-    """Observes one pipeline for as long as it lives."""
+Seen = tuple[Counts, Counts]
+"""What a pipeline has seen of its own records and of adopted ones, since its process began."""
 
-    def __init__(self, stats: Callable[[], Stats]) -> None:
-        """Takes the bound method that gives the counts; it is not kept alive."""
-        weak = WeakMethod(stats)
+_watched: list[WeakMethod[Callable[[], Seen]]] = []
 
-        def observe(value: Callable[[Counts], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
-            def callback(_: CallbackOptions) -> Iterable[Observation]:
-                if (found := weak()) is None:
-                    return []
-                seen = found()
-                return [
-                    Observation(value(seen), {"audit.stream": "own"}),
-                    Observation(value(seen.adopted), {"audit.stream": "adopted"}),
-                ]
 
-            return callback
+def watch(seen: Callable[[], Seen]) -> None:
+    """Adds what a bound method gives to the metrics of this process, for as long as its object lives."""
+    _watched[:] = [each for each in _watched if each() is not None]
+    _watched.append(WeakMethod(seen))
+    duration()
 
-        def dropped(_: CallbackOptions) -> Iterable[Observation]:
-            if (found := weak()) is None:
-                return []
-            seen = found()
-            return [
-                Observation(records, {"audit.stream": stream, "reason": reason})
-                for stream, counts in (("own", seen), ("adopted", seen.adopted))
-                for reason, records in counts.dropped.items()
-            ]
 
-        meter = metrics.get_meter(METER)
-        unit = "{record}"
-        meter.create_observable_counter(
-            "audit.records.emitted", [observe(lambda counts: counts.emitted)], unit, "Records made, or adopted."
-        )
-        meter.create_observable_counter(
-            "audit.records.exported",
-            [observe(lambda counts: counts.delivered)],
-            unit,
-            "Records that the Collector has.",
-        )
-        meter.create_observable_counter(
-            "audit.records.dead_lettered",
-            [observe(lambda counts: counts.dead_lettered)],
-            unit,
-            "Records that the Collector will never take, set aside.",
-        )
-        meter.create_observable_counter("audit.records.dropped", [dropped], unit, "Records lost, by reason.")
-        meter.create_observable_counter(
-            "audit.requests.rejected",
-            [observe(lambda counts: counts.rejected)],
-            "{request}",
-            "Requests refused because no record could be written.",
-        )
-        meter.create_observable_gauge(
-            "audit.queue.depth", [observe(lambda counts: counts.pending)], unit, "Records in memory and in the journal."
-        )
-        self._duration = meter.create_histogram("audit.export.duration", "s", "One attempt to deliver.")
+def sent(seconds: float, fate: Fate) -> None:
+    """Counts an attempt to deliver."""
+    duration().record(seconds, {"outcome": fate.name.lower()})
 
-    def sent(self, seconds: float, fate: Fate) -> None:
-        """Counts an attempt to deliver."""
-        self._duration.record(seconds, {"outcome": fate.name.lower()})
+
+@cache
+def duration() -> Histogram:
+    """Makes the instruments, once a process: an SDK heeds the callbacks of the first one of a name, and no others."""
+    meter = metrics.get_meter(METER)
+
+    def counter(name: str, value: Callable[[Counts], int], unit: str, description: str) -> None:
+        meter.create_observable_counter(name, [_observing(value)], unit, description)
+
+    record = "{record}"
+    counter("audit.records.emitted", lambda counts: counts.emitted, record, "Records made, or adopted.")
+    counter("audit.records.exported", lambda counts: counts.delivered, record, "Records that the Collector has.")
+    counter(
+        "audit.records.dead_lettered",
+        lambda counts: counts.dead_lettered,
+        record,
+        "Records that the Collector will never take, set aside.",
+    )
+    counter(
+        "audit.requests.rejected",
+        lambda counts: counts.rejected,
+        "{request}",
+        "Requests refused because no record could be written.",
+    )
+    meter.create_observable_counter("audit.records.dropped", [_dropped], record, "Records lost, by reason.")
+    meter.create_observable_gauge(
+        "audit.queue.depth",
+        [_observing(lambda counts: counts.pending)],
+        record,
+        "Records that wait, in memory and in the journal.",
+    )
+    return meter.create_histogram(
+        "audit.export.duration",
+        "s",
+        "One attempt to deliver.",
+        explicit_bucket_boundaries_advisory=SECONDS_BOUNDARIES,
+    )
+
+
+def _streams() -> Iterable[tuple[str, Counts]]:
+    """Gives the sums over all pipelines, under the name that tells them apart."""
+    seen = [found() for each in list(_watched) if (found := each()) is not None]
+    return (
+        ("own", sum((own for own, _ in seen), Counts())),
+        ("adopted", sum((adopted for _, adopted in seen), Counts())),
+    )
+
+
+def _observing(value: Callable[[Counts], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(value(counts), {"audit.stream": stream}) for stream, counts in _streams()]
+
+    return observe
+
+
+def _dropped(_: CallbackOptions) -> Iterable[Observation]:
+    return [
+        Observation(records, {"audit.stream": stream, "reason": reason})
+        for stream, counts in _streams()
+        for reason, records in counts.dropped.items()
+    ]

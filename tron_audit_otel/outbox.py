@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from tron_audit_otel.event import Action, Outcome, System, error_type
 from tron_audit_otel.journal import MemoryJournal
 from tron_audit_otel.journal_dir import swap
 from tron_audit_otel.ledger import Counts, Ledger
+from tron_audit_otel.receiver import Log
 from tron_audit_otel.shipper import Shipper
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from tron_audit_otel.answer import Fate, Transport
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.journal import Journal
+
+ADOPTED_MAX = 16
+"""Journals held at once that others left: each takes descriptors, and a crash loop leaves any number."""
 
 ADOPT_SECONDS = 30
 """Between two looks for journals whose owners are gone: a worker that is not started again leaves one too."""
@@ -39,6 +44,7 @@ RETRY_SECONDS_MAX = 1.0
 TELLING_SECONDS_MAX = 0.5
 
 DEAD_LETTERS = "dead-letter"
+POLICY_CHARACTERS_MAX = 64
 
 REFUSED = "request_refused"
 """Of a system record: its number is that of requests that were answered with 503."""
@@ -108,6 +114,8 @@ class Outbox:
         self._announced: Counter[tuple[str, str]] = Counter()
         self._committing_since: float | None = None
         self._adopt_at = 0.0
+        self._log = Log()
+        self._said_blocked = False
         self._telling = threading.Lock()
         self._told_all = False
         self._started_at = time.time()
@@ -138,8 +146,10 @@ class Outbox:
         self.commitments.settle(record_ids, kept=True)
         self._shipper.wake()
         if self.blocked is not None:
-            _logger.info("the audit journal can be written again")
             self.blocked = None
+            if self._said_blocked:
+                self._said_blocked = False
+                _logger.info("the audit journal can be written again")
 
     def lose(self, record_ids: Sequence[str], reason: str) -> None:
         """Counts records as lost from memory."""
@@ -168,7 +178,8 @@ class Outbox:
 
     def _block(self, refusal: JournalError) -> None:
         if self.blocked != refusal.reason:
-            _logger.error("no audit record can be written, and they wait in memory: %s", refusal)
+            what = "no audit record can be written, and they wait in memory: %s"
+            self._said_blocked |= self._log.say("blocked", logging.ERROR, what, refusal)
         self.blocked = refusal.reason
 
     # --- in any thread
@@ -206,11 +217,10 @@ class Outbox:
 
     def last_words(self) -> None:
         """Announces what is lost so far, and nothing after it: there would be nobody to write it any more."""
-        # The shipper's thread holds the lock while it adopts, which a disk can make long; then it has told already.
-        if self._telling.acquire(timeout=TELLING_SECONDS_MAX):
-            if not self._told_all:
-                self._announce_losses()
-            self._told_all = True
+        is_first, self._told_all = not self._told_all, True
+        # The shipper's thread holds the lock while it adopts, which a disk can make long; what it says is counted.
+        if is_first and self._telling.acquire(timeout=TELLING_SECONDS_MAX):
+            self._announce_losses()
             self._telling.release()
 
     def drain(self, seconds_max: float) -> bool:
@@ -220,13 +230,13 @@ class Outbox:
     def close(self, seconds_max: float) -> None:
         """Ends the shipping and lets go of the journal; what is not delivered stays for the next process."""
         self._shipper.stop()
-        self._shipper.join(seconds_max)
+        has_ended = self._shipper.join(seconds_max)
         self._note()
-        if self._journal is not None:
-            for journal in (self._journal, *self._held):
-                journal.close()
-            if self._config.journal == "memory" and (left := self._journal.records):
-                self.ledger.drop(left, "shutdown", committed=True)
+        for journal in filter(None, (self._journal, *self._held)):  # adopted ones, too, where no own one could be made
+            journal.close()
+        # If the thread has not ended, what it sends may arrive yet: then nobody knows.
+        if has_ended and isinstance(self._journal, MemoryJournal) and (left := self._journal.records):
+            self.ledger.drop(left, "shutdown", committed=True)
         for _ in self._log_losses():  # none of them can be on record any more
             pass
 
@@ -250,13 +260,17 @@ class Outbox:
         if not self._policy:
             return
         policy, self._policy = self._policy, ""
-        before = swap(self._config.journal_path, "policy", policy)
+        # Services that share a directory have policies of their own.
+        service = re.sub("[^a-z0-9]", "-", (self._config.service_name or "default").lower())
+        before = swap(self._config.journal_path, f"policy-{service}"[:POLICY_CHARACTERS_MAX], policy)
         if before is not None and before != policy:
             changed = System(policy_sha256=policy, policy_previous_sha256=before)
             self._announce(Action.POLICY_CHANGE, Outcome.SUCCESS, changed)
 
     def _adopt(self) -> None:
-        for journal in adopt(self._config.journal_path):
+        if (room := ADOPTED_MAX - len(self._held)) < 1:
+            return
+        for journal in adopt(self._config.journal_path, room):
             self._adopted.adopt(journal.records)
             self._announce(
                 Action.ADOPT,
@@ -264,7 +278,11 @@ class Outbox:
                 System(journal=journal.name, records=journal.records, clean_stop=journal.clean),
             )
             self._held.append(journal)
-            self._shipper.add(journal, self._adopted, done=partial(self._held.remove, journal))
+            self._shipper.add(journal, self._adopted, done=partial(self._let_go, journal))
+
+    def _let_go(self, journal: Journal) -> None:
+        self._held.remove(journal)
+        self._adopt_at = 0.0  # there may be more than could be held at once
 
     def _announce_losses(self) -> None:
         if self.blocked is None:

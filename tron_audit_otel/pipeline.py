@@ -7,15 +7,17 @@ import logging
 import multiprocessing
 import os
 import threading
+from dataclasses import asdict
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from tron_audit_otel import transport
+from tron_audit_otel import metrics, transport
 from tron_audit_otel.event import error_type
-from tron_audit_otel.metrics import Metrics
-from tron_audit_otel.outbox import Outbox, Stats
+from tron_audit_otel.ledger import Counts, Ledger
+from tron_audit_otel.outbox import Outbox, Stats, total
+from tron_audit_otel.receiver import Log
 from tron_audit_otel.stream import Stream
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from tron_audit_otel.commitment import Commitment
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.event import AuditEvent
-
-_logger = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -59,30 +59,48 @@ class Pipeline:
         self._exporter = exporter
         self._provider = logger_provider
         self._policy = policy
-        self._metrics = Metrics(self.stats)
         self._make_outbox = (
-            partial(Outbox, config, make_transport=transport.maker(config), sent=self._metrics.sent, policy=policy)
+            partial(Outbox, config, make_transport=transport.maker(config), sent=metrics.sent, policy=policy)
             if exporter is None and logger_provider is None
             else None
         )
-        self._starting = threading.Lock()
         self._stream: Stream | None = None
-        self._ended = Stats()
+        self._last: Stream | None = None
+        """The one before, until another one begins."""
+        self._past = (Counts(), Counts())
+        """Of the streams before that one: its own records, and adopted ones."""
+        self._is_starting = False
+        self.forked()
         _pipelines.add(self)
+        metrics.watch(self.seen)
 
     def start(self) -> Stream:
         """Begins the stream, if there is none. The first event would do so, and wait for the resource's detectors."""
         with self._starting:
             if self._stream is None:
-                self._stream = Stream(
-                    self._config,
-                    make_outbox=self._make_outbox,
-                    exporter=self._exporter,
-                    logger_provider=self._provider,
-                    policy=self._policy,
-                )
-                self._register()
+                if self._is_starting:
+                    raise RuntimeError("a signal's handler recorded something while the stream began")
+                self._is_starting = True
+                try:
+                    self._stream = self._begin()
+                finally:
+                    self._is_starting = False
             return self._stream
+
+    def _begin(self) -> Stream:
+        stream = Stream(
+            self._config,
+            make_outbox=self._make_outbox,
+            exporter=self._exporter,
+            logger_provider=self._provider,
+            policy=self._policy,
+        )
+        if self._last is not None:
+            own, adopted = settled(self._last.stats()), settled(self._last.stats().adopted)
+            self._past = (self._past[0] + own, self._past[1] + adopted)
+            self._last = None
+        self._register()
+        return stream
 
     def _register(self) -> None:
         """Sees to the end of a program without a lifespan."""
@@ -95,7 +113,10 @@ class Pipeline:
         try:
             (self._stream or self.start()).emit(event)
         except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
-            _lost(event, error)
+            self._unbegun.admit(0)
+            self._unbegun.drop(1, "failed")
+            # Neither the message nor a traceback: both may carry a client's data into the operational log.
+            self._log.say("lost", logging.ERROR, "audit record %s is lost: %s", event.record_id, error_type(error))
 
     def commit(self, event: AuditEvent) -> Commitment | None:
         """Hands an event on whose request waits until it is on disk; None where there is no journal. May raise."""
@@ -107,7 +128,15 @@ class Pipeline:
 
     def stats(self) -> Stats:
         """Gives what became of the stream's records; after its end, of the last one's."""
-        return self._stream.stats() if self._stream is not None else self._ended
+        stream = self._stream or self._last
+        stats = stream.stats() if stream is not None else Stats()
+        lost = self._unbegun.counts()
+        return total([stats, Stats(**asdict(lost))]) if lost.emitted else stats
+
+    def seen(self) -> metrics.Seen:
+        """Gives the sums over all streams that there were: they never go down."""
+        stats = self.stats()
+        return self._past[0] + stats, self._past[1] + stats.adopted
 
     def flush(self) -> bool:
         """Commits what is queued, and waits for it within the configured deadline; tells whether that sufficed."""
@@ -121,18 +150,18 @@ class Pipeline:
         atexit.unregister(self.shutdown)
         with self._starting:
             stream, self._stream = self._stream, None
-        if stream is None:
-            return True
-        done = stream.shutdown()
-        self._ended = stream.stats()
-        return done
+            self._last = stream or self._last
+        return stream is None or stream.shutdown()
 
     def forked(self) -> None:
-        """Begins anew in a forked process: what its parent had queued stays the parent's."""
+        """Begins anew, in a forked process too: what its parent had queued stays the parent's."""
         # Another thread of the parent may have held the lock; nobody would ever release it here.
-        self._starting = threading.Lock()
-        self._stream = None
-        self._ended = Stats()
+        self._starting = threading.RLock()
+        self._is_starting = False
+        self._stream = self._last = None
+        self._past = (Counts(), Counts())
+        self._unbegun = Ledger()
+        self._log = Log()
 
 
 def every() -> list[Pipeline]:
@@ -140,9 +169,15 @@ def every() -> list[Pipeline]:
     return list(_pipelines)
 
 
-def _lost(event: AuditEvent, error: Exception) -> None:
-    # Neither the message nor a traceback: both may carry a client's data into the operational log.
-    _logger.error("audit record %s is lost: %s", event.record_id, error_type(error))
+def settled(counts: Counts) -> Counts:
+    """Leaves out what waits: once its stream has ended, it is the next one's to deliver."""
+    return Counts(
+        emitted=counts.emitted,
+        delivered=counts.delivered,
+        dead_lettered=counts.dead_lettered,
+        dropped=counts.dropped,
+        rejected=counts.rejected,
+    )
 
 
 _pipelines: WeakSet[Pipeline] = WeakSet()

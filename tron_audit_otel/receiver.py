@@ -88,7 +88,8 @@ class Receiver:
             if self._transport is None:
                 self._transport = self._make_transport()
         except BaseException as error:  # noqa: BLE001 - a certificate that is missing, say; its message may hold secrets
-            return Answer(Fate.PARKED, f"no transport can be made: {error_type(error)}", None)
+            fate = Fate.RETRY if isinstance(error, RuntimeError) else Fate.PARKED  # no thread now, but perhaps soon
+            return Answer(fate, f"no transport can be made: {error_type(error)}", None)
         try:
             return self._transport.send(request)
         except BaseException as error:  # noqa: BLE001 - a transport raises nothing, but this thread's life hangs on it

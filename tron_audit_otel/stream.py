@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,9 @@ DISTRIBUTION = "tron-audit-otel"
 SYSTEM_RECORDS_MAX = 64
 """Places in the queue that requests cannot take: what is said of a loss must not be lost itself."""
 
+FRAMES_MIN = 4
+"""Fit into a journal at least."""
+
 LAST_SECONDS = 0.2
 """After the deadline, for a journal that refuses: to count what is lost with it."""
 
@@ -83,7 +87,9 @@ class Stream:
         self.outbox = make_outbox(self.announce) if make_outbox is not None else None
         self.ledger = self.outbox.ledger if self.outbox else Ledger()
         if self.outbox is not None:
-            exporter = JournalExporter(self.outbox, config.request_bytes_max)
+            # A frame is never most of a journal: it could not be written while another one waits.
+            bytes_max = min(config.request_bytes_max, config.journal_bytes_max // FRAMES_MIN)
+            exporter = JournalExporter(self.outbox, bytes_max)
         elif exporter is not None:
             exporter = SequencedExporter(exporter, self.ledger)
         # The API's type lacks `force_flush`, which nearly every provider has.
@@ -113,7 +119,7 @@ class Stream:
                 self._committer = _Committer(self._provider)
             self._committer.demand.set()
         except RuntimeError:  # no thread can be started; the batch delay has to do
-            _logger.warning("answers wait for up to AUDIT_LOG_BATCH_DELAY_MS: no thread can be started")
+            pass
         return commitment
 
     def _emit(self, event: AuditEvent, queued_max: int) -> None:
@@ -203,7 +209,11 @@ class Stream:
             self.ledger.drop(left, "shutdown")  # emitted while the SDK ended
             outbox.commitments.settle_all()
         outbox.drain(deadline - time.monotonic())
-        outbox.close(max(LAST_SECONDS, deadline - time.monotonic()))
+        last_s = max(LAST_SECONDS, deadline - time.monotonic())
+        # In a thread: a disk that stalls keeps the journal's locks for as long as it likes.
+        _Call(partial(outbox.close, last_s)).ended(last_s + LAST_SECONDS)
+        if done and (left := self.ledger.queued):
+            self.ledger.drop(left, "shutdown")  # what the shipper still had to say of an adoption
         return done
 
     def _in_time(self, call: _Call, seconds_max: float) -> bool:

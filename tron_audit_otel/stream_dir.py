@@ -51,6 +51,8 @@ _logger = logging.getLogger(__name__)
 _forking = threading.RLock()
 """Held while a lock is taken: a child must not inherit one that nothing here knows of yet."""
 _held: set[StreamDirectory] = set()
+_locks: set[int] = set()
+"""Descriptors of locks in the root; a child that kept one would hold the lock for as long as it lives."""
 
 
 def segment_name(index: int) -> str:
@@ -149,6 +151,9 @@ class StreamDirectory:
 def _after_fork_in_child() -> None:
     for directory in list(_held):
         directory.close()
+    while _locks:
+        with suppress(OSError):
+            os.close(_locks.pop())
     _forking.release()
 
 
@@ -203,7 +208,7 @@ def make(root: Path) -> StreamDirectory:
     raise JournalError(f"AUDIT_LOG_JOURNAL_DIR: something removes each new directory in {root}", "disk_failed")
 
 
-def claim_dead(root: Path) -> list[StreamDirectory]:
+def claim_dead(root: Path, directories_max: int | None = None) -> list[StreamDirectory]:
     """Locks every directory whose owner is dead, the oldest first; removes those that were never in use.
 
     Raises:
@@ -211,7 +216,12 @@ def claim_dead(root: Path) -> list[StreamDirectory]:
     """
     claimed: list[StreamDirectory] = []
     with streams(root) as (root_fd, names):
-        busy = [name for name in names if not _claim_dead(root, root_fd, name, claimed)]
+        busy = []
+        for name in names:
+            if directories_max is not None and len(claimed) >= directories_max:
+                break
+            if not _claim_dead(root, root_fd, name, claimed):
+                busy.append(name)
         if busy:
             time.sleep(PROBE_SECONDS)
             for name in busy:
@@ -243,6 +253,8 @@ def _closed_on_error(directory: StreamDirectory) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        with suppress(OSError):
+            directory.dissolve()  # unless a segment is in it
         directory.close()
         raise
 
@@ -283,16 +295,20 @@ def locked(name: str, root_fd: int, seconds_max: float) -> Iterator[None]:
         TimeoutError: Somebody else held it all the time.
     """
     deadline = time.monotonic() + seconds_max
-    with _forking:
+    with _forking:  # and no longer: a fork would wait for the disk
         lock = open_file(name, os.O_RDWR | os.O_CREAT, root_fd)
-        try:
-            while not _locked(lock, fcntl.LOCK_EX):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, f"{name} is locked")
-                time.sleep(PROBE_SECONDS)
-            yield
-        finally:
-            os.close(lock)
+        _locks.add(lock)
+    try:
+        while not _locked(lock, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"{name} is locked")
+            time.sleep(PROBE_SECONDS)
+        yield
+    finally:
+        with _forking:
+            if lock in _locks:  # else this is a forked child, which has closed it
+                _locks.remove(lock)
+                os.close(lock)
 
 
 def _locked(lock: int, kind: int) -> bool:
