@@ -138,6 +138,7 @@ class Outbox:
         while (refusal := self._commit(payload, len(record_ids))) is not None:
             self._block(refusal)
             if self.closing.wait(delay):
+                self._committing_since = None
                 self.lose(record_ids, refusal.reason)
                 return
             delay = min(delay * 2, RETRY_SECONDS_MAX)
