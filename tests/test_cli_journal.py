@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -297,19 +298,24 @@ def test_nothing_is_done_while_a_journal_is_not_taken_over_yet(root: Path) -> No
     held.close()
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file of this process may grow past 10 bytes: the system's own EFBIG, as on a full disk."""
+    """No file of this process may grow past 10 bytes: the system's own EFBIG, as on a full disk.
+
+    No fixture: the file that the tests' output may go to is one of them.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_said_and_loses_nothing(journal: Callable[..., Told], root: Path, request: Any) -> None:
+def test_a_full_disk_is_said_and_loses_nothing(journal: Callable[..., Told], root: Path) -> None:
     leave(root, OURS)
-    request.getfixturevalue("small_files")
-    code, out, _ = journal("ship", "--seconds", "0.5")
+    with small_files():
+        code, out, _ = journal("ship", "--seconds", "0.5")
     assert code == 1
     assert "Left: 3 records because no record of this command can be written: disk_full. " in out
     assert sum(state.records for state in inspect(root)) == 3

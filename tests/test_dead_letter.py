@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import stat
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -244,18 +245,22 @@ def test_a_link_in_place_of_the_directory_is_refused(directory: Path, tmp_path: 
     assert list(elsewhere.iterdir()) == []
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file of this process may grow past 100 bytes: the system's own EFBIG."""
+    """No file of this process may grow past 100 bytes: the system's own EFBIG.
+
+    No fixture: the file that the tests' output may go to is one of them.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_letter_that_does_not_fit_is_said_and_leaves_nothing(directory: Path) -> None:
-    with pytest.raises(JournalError, match="cannot keep a dead letter in") as caught:
+    with pytest.raises(JournalError, match="cannot keep a dead letter in") as caught, small_files():
         put(directory)
     assert caught.value.reason == "disk_full"
     assert list(directory.iterdir()) == []
