@@ -472,13 +472,10 @@ def test_a_dead_collector_ends_the_retry_at_once(journal: Callable[..., Told], l
     assert {letter.reason for letter in letters.letters()} == {"HTTP 400"}
 
 
-def test_a_disk_that_takes_no_new_reason_keeps_the_letter(
-    journal: Callable[..., Told], letters: DeadLetters, request: Any
-) -> None:
+def test_a_disk_that_takes_no_new_reason_keeps_the_letter(journal: Callable[..., Told], letters: DeadLetters) -> None:
     payload = base64.b64encode(b"")
     letters.put("r-1", payload, reason="HTTP 413", sentence="")
-    request.getfixturevalue("small_files")
-    with receiver(lambda _: Reply(400)) as collector:
+    with receiver(lambda _: Reply(400)) as collector, small_files():
         code, out, _ = journal("dead-letters", "--retry", url=collector.url)
     assert code == 1
     assert "Not tried any further: cannot keep a dead letter in " in out
