@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up by themselves; they need Python 3.11 or newer, and nothing else.
+# `make demo` and `make test` do all the set-up by themselves; they need Python 3.11 or newer, and a network the first time.
 
 PYTHON ?= python3
 VENV := .venv

@@ -207,3 +207,25 @@ def test_the_module_runs_as_a_program(environment: Callable[..., None], monkeypa
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(os.fspath(cli.__file__), run_name="__main__")
     assert caught.value.code == 0
+
+
+def test_check_refuses_what_would_stop_a_start(
+    printed: Callable[..., Any], environment: Callable[..., None], tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    environment(AUDIT_LOG_JOURNAL_DIR=str(file / "journal"))
+    code, _, err = printed("check")
+    assert code == 2
+    assert f"AUDIT_LOG_JOURNAL_DIR: {file}/journal cannot be used: {file} is no directory" in err
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("rules: [{name: strict, commit: response}]")
+    environment(AUDIT_LOG_POLICY_FILE=str(policy), AUDIT_LOG_JOURNAL="memory", AUDIT_LOG_JOURNAL_DIR="")
+    code, _, err = printed("check")
+    assert (code, err) == (2, "tron-audit: rule 'strict': commit: response needs AUDIT_LOG_JOURNAL=disk\n")
+
+
+def test_check_makes_nothing(printed: Callable[..., Any], environment: Callable[..., None], tmp_path: Path) -> None:
+    environment(AUDIT_LOG_JOURNAL_DIR=str(tmp_path / "journal"))
+    assert printed("check")[0] == 0
+    assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from tron_audit_otel import cli, cli_ship, cli_text
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.disk_journal import adopt
 from tron_audit_otel.journal_dir import inspect
-from tron_audit_otel.outbox import Stats
+from tron_audit_otel.ledger import Stats
 from tron_audit_otel.pipeline import Pipeline
 
 if TYPE_CHECKING:

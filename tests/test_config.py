@@ -106,8 +106,8 @@ def test_every_variable_is_understood(variable: str, value: str, setting: str, e
 
 
 BOOLEAN = "must be true or false, not 'perhaps'"
-INTEGER = "must be a valid integer, unable to parse string as an integer"
-NUMBER = "must be a valid number, unable to parse string as a number"
+INTEGER = "must be an integer, in"
+NUMBER = "must be a number, in"
 PAIRS = "must be key=value pairs with commas between them, percent-encoded"
 NO_HEADER = "must hold headers' names, and values without control characters"
 URL = "must be a URL such as http://collector:4318"
@@ -129,14 +129,14 @@ INVALID = [
     ("AUDIT_LOG_RETRY_SECONDS_MAX", "0", "must be greater than 0, not '0'"),
     ("AUDIT_LOG_QUEUE_RECORDS_MAX", "0", "must be greater than or equal to 1, not '0'"),
     ("AUDIT_LOG_QUEUE_RECORDS_MAX", "10000001", "must be less than or equal to 10000000, not '10000001'"),
-    ("AUDIT_LOG_QUEUE_RECORDS_MAX", "many", f"{INTEGER}, not 'many'"),
-    ("AUDIT_LOG_QUEUE_RECORDS_MAX", "5.5", f"{INTEGER}, not '5.5'"),
+    ("AUDIT_LOG_QUEUE_RECORDS_MAX", "many", f"{INTEGER} records, not 'many'"),
+    ("AUDIT_LOG_QUEUE_RECORDS_MAX", "5.5", f"{INTEGER} records, not '5.5'"),
     ("AUDIT_LOG_BATCH_RECORDS_MAX", "-1", "must be greater than or equal to 1, not '-1'"),
     ("AUDIT_LOG_BATCH_DELAY_MS", "0", "must be greater than or equal to 1, not '0'"),
     ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "0", "must be greater than 0, not '0'"),
     ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "nan", "must be less than or equal to 60, not 'nan'"),
     ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "inf", "must be less than or equal to 60, not 'inf'"),
-    ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "soon", f"{NUMBER}, not 'soon'"),
+    ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "soon", f"{NUMBER} s, not 'soon'"),
     ("OTEL_RESOURCE_ATTRIBUTES", "a", f"{PAIRS}, not 'a'"),
     ("OTEL_RESOURCE_ATTRIBUTES", "a=b;c", f"{PAIRS}, not 'a=b;c'"),
     ("OTEL_SDK_DISABLED", "perhaps", BOOLEAN),

@@ -373,7 +373,7 @@ def test_the_lifespan_of_the_application_still_runs_and_its_state_is_seen(caplog
 def test_a_journal_directory_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    why = "^AUDIT_LOG_JOURNAL_DIR: /.*/file cannot be used: .*; or set AUDIT_LOG_JOURNAL=memory"
+    why = "^AUDIT_LOG_JOURNAL_DIR: /.*/file cannot be used: .*, or set AUDIT_LOG_JOURNAL=memory"
     with pytest.raises(audit.ConfigError, match=why):
         audit.instrument(FastAPI(), config=audit.AuditConfig(enabled=True, journal_dir=file))
 
@@ -388,13 +388,11 @@ def test_a_rule_cannot_ask_for_a_commit_where_nothing_is_on_disk(tmp_path: Path)
 
 def test_the_counts_of_a_process(tmp_path: Path) -> None:
     app = make_app()
-    assert audit.stats().emitted == 0
+    before = audit.stats().pending
     audit.instrument(app, config=audit.AuditConfig(enabled=True, journal="memory", shutdown_seconds_max=0.1))
     get_ok(app)
-    stats = audit.stats()
-    assert (stats.emitted, stats.delivered) == (2, 0)  # START, and the request
+    assert audit.stats().pending == before + 2  # START, and the request
     audit.uninstrument(app)
-    assert audit.stats().emitted == 0
 
 
 def test_a_lifespan_ends_the_stream_that_the_application_has_by_then(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_losses_have_their_reason(
 ) -> None:
     pipeline = Pipeline(config.model_copy(update={"queue_records_max": 1}))
     pipeline.start()
-    eventually(lambda: pipeline.stats().blocked)
+    eventually(lambda: pipeline.stats().blocked == "disk_full")
     pipeline.emit(event())
     assert pipeline.admit() is None
     found = read(reader)

@@ -18,7 +18,7 @@ from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.disk_journal import DiskJournal
 from tron_audit_otel.errors import JournalError
-from tron_audit_otel.outbox import Stats, total
+from tron_audit_otel.ledger import Stats, total
 from tron_audit_otel.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     assert pipeline.shutdown()
     assert len(receiver.of("DELETE")) == 5
     assert not receiver.of("LOSS")
-    assert "no audit record can be written, and they wait in memory" in caplog.text
+    assert "no audit record can be written, and up to AUDIT_LOG_QUEUE_RECORDS_MAX wait in memory" in caplog.text
     assert "s3cret" not in caplog.text
 
 

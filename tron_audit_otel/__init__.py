@@ -11,6 +11,7 @@ from tron_audit_otel.context import annotate, claim_actor, execution, record, se
 from tron_audit_otel.errors import AuditError, ConfigError, JournalError
 from tron_audit_otel.event import Action, ActorType, Outcome
 from tron_audit_otel.instrumentation import AuditInstrumentor, instrument, stats, uninstrument
+from tron_audit_otel.ledger import Counts, Stats
 from tron_audit_otel.run import Run
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "AuditError",
     "AuditInstrumentor",
     "ConfigError",
+    "Counts",
     "JournalError",
     "Outcome",
     "Run",
+    "Stats",
     "annotate",
     "claim_actor",
     "execution",

@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tron_audit_otel import cli_journal, cli_ship, cli_status, policy_file
+from tron_audit_otel import cli_journal, cli_ship, cli_status, journal_dir, policy_file
 from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, Answer, Progress
 from tron_audit_otel.config import AuditConfig, environment, variables
 from tron_audit_otel.errors import AuditError
@@ -182,6 +182,9 @@ def _check(environ: Mapping[str, str]) -> Answer:
     enabled = AuditConfig.from_env({"AUDIT_LOG_ENABLED": environ.get("AUDIT_LOG_ENABLED", "")}).enabled
     config = _config(environ)
     rules = policy_file.load(config.policy_file)
+    policy_file.check_commits(rules.rules, config)
+    if config.journal == "disk":
+        journal_dir.foresee(config.journal_path)
     settings = _settings(config, environ) | {"AUDIT_LOG_ENABLED": enabled}
     names = [rule.name for rule in rules.rules]
     data: dict[str, object] = {"ok": True, "enabled": enabled, "settings": settings, "rules": [*names]}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from tron_audit_otel.journal_dir import State, inspect
-from tron_audit_otel.outbox import Stats
+from tron_audit_otel.ledger import Stats
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tron_audit_otel.cli_text import Progress
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.journal_dir import State
-    from tron_audit_otel.outbox import Stats
+    from tron_audit_otel.ledger import Stats
 
 EXIT_SIGNAL = 128
 """And the signal's number, as shells have it."""

@@ -43,6 +43,8 @@ BLOCKED = {
     "disk_full": "Make room on its disk.",
     "journal_full": "AUDIT_LOG_JOURNAL_MAX_BYTES is reached: see why nothing is delivered, or allow more.",
     "disk_failed": "Look after its disk; the application's log has the system's words.",
+    "disk_stalled": "Look after its disk: a commit takes longer than AUDIT_LOG_COMMIT_SECONDS_MAX.",
+    "queue_full": "AUDIT_LOG_QUEUE_RECORDS_MAX records wait in memory: its disk is too slow for them.",
 }
 
 

@@ -151,14 +151,15 @@ class AuditConfig(BaseModel):
     )
     commit: Annotated[Literal["batch", "response"], _env("AUDIT_LOG_COMMIT")] = Field(
         default="batch",
-        description="When a record is on disk: `batch`, at most one batch delay after the answer; `response`, before "
-        "the client sees the end of the answer. A policy rule may ask for `response` for its requests.",
+        description="When a record is on disk: `batch`, one batch delay and one commit after the answer; `response`, "
+        "before the client sees the end of the answer. A policy rule may ask for `response` for its requests.",
     )
     commit_seconds_max: Annotated[float, _env("AUDIT_LOG_COMMIT_SECONDS_MAX", unit="s")] = Field(
         default=5.0,
         gt=0,
         le=600,
-        description="How long an answer waits for its record under `response`; past it AUDIT_LOG_ON_FULL decides.",
+        description="How long an answer waits for its record under `response`; past it AUDIT_LOG_ON_FULL decides. A "
+        "commit that takes longer counts as a stalled disk, under `batch` too.",
     )
     on_full: Annotated[Literal["drop", "reject"] | None, _env("AUDIT_LOG_ON_FULL")] = Field(
         default=None,
@@ -173,7 +174,7 @@ class AuditConfig(BaseModel):
     journal_dir: Annotated[DirectoryPath | None, _env("AUDIT_LOG_JOURNAL_DIR", unit="path")] = Field(
         default=None,
         description="The journal's directory, on a local disk, for all processes of a service. By default "
-        "`tron-audit-otel/<service>` in the user's state directory.",
+        "`tron-audit-otel/<OTEL_SERVICE_NAME>`, or `…/default` without that, in the user's state directory.",
     )
     journal_max_bytes: Annotated[int | None, _env("AUDIT_LOG_JOURNAL_MAX_BYTES", unit="bytes")] = Field(
         default=None,
@@ -211,13 +212,15 @@ class AuditConfig(BaseModel):
         default=3_145_728,
         ge=65_536,
         le=1_073_741_824,
-        description="Size of one export request; below what the Collector takes, by default 4 MiB over gRPC.",
+        description="Size of one export request; below what the Collector takes, by default 4 MiB over gRPC. Never "
+        "more than a quarter of the journal; a record that is longer is cut.",
     )
     retry_seconds_max: Annotated[float, _env("AUDIT_LOG_RETRY_SECONDS_MAX", unit="s")] = Field(
         default=30.0,
         gt=0,
         le=3600,
-        description="The longest wait between two attempts to deliver; the first is 0.1 s. There is no last attempt.",
+        description="The longest wait between two attempts to deliver; the first is 0.1 s. What a receiver asks for by "
+        "Retry-After comes on top, up to an hour. There is no last attempt.",
     )
     service_name: Annotated[str | None, _env("OTEL_SERVICE_NAME")] = Field(
         default=None, description="The service's name in every record (`service.name`)."
@@ -303,7 +306,8 @@ class AuditConfig(BaseModel):
 
         Raises:
             ConfigError: A variable has a value that it cannot have, or begins with ``AUDIT_LOG_`` and is none of
-                ours; the message names it. While audit is off, only ``AUDIT_LOG_ENABLED`` is looked at.
+                ours; the message names it. While audit is off, an unknown name is only warned of, and no
+                other value is looked at.
         """
         environ = environment() if environ is None else environ
         given = {name: value.strip() for name, value in environ.items() if value.strip()}
@@ -365,13 +369,17 @@ def _unknown(given: Mapping[str, str]) -> list[str]:
     return messages
 
 
+_KINDS = {"bool_parsing": "true or false", "int_parsing": "an integer", "float_parsing": "a number"}
+
+
 def _explain(problem: Any, given: Mapping[str, str]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails, all of it
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     if not problem["loc"]:
         return message
-    if problem["type"] == "bool_parsing":
-        message = "must be true or false"
     env = variables()[str(problem["loc"][0])]
+    kind = _KINDS.get(problem["type"])
+    if kind is not None:
+        message = f"must be {kind}, in {env.unit}" if env.unit else f"must be {kind}"
     name = next((name for name in env.names if name in given), env.names[0])
     value = re.sub("//[^/@]*@", "//…@", repr(problem["input"]))
     return f"{name} {message}" if env.secret else f"{name} {message}, not {value}"

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from wrapt import wrap_function_wrapper
 
-from tron_audit_otel import context, policy
+from tron_audit_otel import context, ledger, policy
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.errors import ConfigError, JournalError
 from tron_audit_otel.exchange import Audit
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk._logs.export import LogRecordExporter
     from starlette.types import ASGIApp
 
-    from tron_audit_otel.outbox import Stats
+    from tron_audit_otel.ledger import Stats
     from tron_audit_otel.pipeline import Pipeline
 
 SUPPORTED = ("fastapi >= 0.115",)
@@ -66,13 +66,15 @@ def instrument(
 
     Args:
         app: The application.
-        exporter: Gets the records in place of the OTLP exporter, through a batch processor.
-        logger_provider: Gets the records in place of a provider of our own; it belongs to the caller, processors
-            and all.
+        exporter: Gets the records through a batch processor. There is no journal then: `AUDIT_LOG_COMMIT`,
+            `AUDIT_LOG_ON_FULL` and `AUDIT_LOG_JOURNAL` with all that follows it do nothing.
+        logger_provider: Gets the records in place of a provider of our own, without a journal too; it belongs to the
+            caller, processors and all.
         config: The configuration, by default that of the environment.
 
     Raises:
-        ConfigError: A setting or the policy file is wrong; the message names it.
+        ConfigError: A setting or the policy file is wrong, or the journal's directory cannot be used; the message
+            names it.
         ValueError: Both an exporter and a provider are given.
     """
     if exporter is not None and logger_provider is not None:
@@ -109,9 +111,9 @@ def stats() -> Stats:
 
     Where applications are instrumented differently, and so have journals of their own, their counts are added up.
     """
-    from tron_audit_otel import outbox, pipeline  # noqa: PLC0415 - as in `instrument`
+    from tron_audit_otel import pipeline  # noqa: PLC0415 - as in `instrument`
 
-    return outbox.total([each.stats() for each in pipeline.every()])
+    return ledger.total([each.stats() for each in pipeline.every()])
 
 
 def uninstrument(app: FastAPI) -> None:
@@ -136,14 +138,15 @@ def _journaling(config: AuditConfig, rules: policy.Policy) -> Pipeline:
         try:
             journal_dir.check(config.journal_path)
         except JournalError as error:
-            raise ConfigError(f"{error}; or set AUDIT_LOG_JOURNAL=memory") from error
+            raise ConfigError(f"{error}. Name another directory, or set AUDIT_LOG_JOURNAL=memory") from error
     return Pipeline(config, policy=rules.digest)
 
 
 def _audit(config: AuditConfig, rules: policy.Policy, pipeline: Pipeline) -> Audit:
-    by_rule = [rule.name for rule in rules.rules if rule.commit == "response"]
-    if by_rule and config.journal == "memory":
-        raise ConfigError(f"rule {by_rule[0]!r}: commit: response needs AUDIT_LOG_JOURNAL=disk")
+    from tron_audit_otel import policy_file  # noqa: PLC0415 - YAML is loaded by those who use it
+
+    policy_file.check_commits(rules.rules, config)
+    by_rule = any(rule.commit == "response" for rule in rules.rules)
     return Audit(
         rules,
         pipeline.emit,

@@ -225,6 +225,20 @@ def swap(root: Path, name: str, value: str) -> str | None:
     return None if before is None else before.decode(errors="replace")
 
 
+def foresee(root: Path) -> None:
+    """Looks whether a journal could be kept there, and makes nothing: who asks may not be who will use it.
+
+    Raises:
+        JournalError: It could not; the message says where and why.
+    """
+    place = root
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = f"AUDIT_LOG_JOURNAL_DIR: {root} cannot be used: {place} is no directory that can be written in"
+        raise JournalError(what, "disk_failed")
+
+
 def check(root: Path) -> None:
     """Looks whether a journal can be kept there; a full disk does not count, since it may become free again.
 

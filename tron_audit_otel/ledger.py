@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class Counts:
     queued: int = 0
     """Of these, those that wait in memory for the journal."""
     rejected: int = 0
-    """Requests that were answered with 503, because their records could not have been written. They are no records."""
+    """Requests refused with 503 before their handler ran, because their records could not have been written. An answer
+    that was withdrawn after its handler is not among them: its record is. They are no records."""
 
     def __add__(self, other: Counts) -> Counts:
         """Adds two streams up."""
@@ -41,6 +46,25 @@ class Counts:
             queued=self.queued + other.queued,
             rejected=self.rejected + other.rejected,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats(Counts):
+    """What became of a process's records, and of those that it has adopted from processes that are gone.
+
+    ``emitted = delivered + pending + dead_lettered + sum(dropped.values())``, at every moment; likewise for `adopted`.
+    """
+
+    adopted: Counts = field(default_factory=Counts)
+    """``emitted`` is here what was found."""
+    journal: str | None = None
+    """The name of the journal's directory, or ``memory``; none until a record is written."""
+    shipping: str = "idle"
+    """``idle``, ``shipping``, ``retrying`` or ``parked``: an operator must mend what ``reason`` says."""
+    reason: str | None = None
+    """Why the last attempt to deliver failed."""
+    blocked: str | None = None
+    """Why no record can be written at present: the journal refuses, the disk stalls, or too many wait already."""
 
 
 class Ledger:
@@ -127,3 +151,15 @@ class Ledger:
                 queued=self.queued,
                 rejected=self._rejected,
             )
+
+
+def total(stats: Sequence[Stats]) -> Stats:
+    """Adds up what the journals of a process say; of the rest, what the first one with something to say has."""
+
+    def first(name: str, default: object) -> Any:  # noqa: ANN401 - of any field
+        return next((value for each in stats if (value := getattr(each, name)) != default), default)
+
+    own: Counts = sum(stats, Counts())
+    adopted: Counts = sum((each.adopted for each in stats), Counts())
+    rest = {name: first(name, default) for name, default in (("shipping", "idle"), ("journal", None), ("reason", None))}
+    return Stats(**asdict(own), adopted=adopted, blocked=first("blocked", None), **rest)

@@ -41,6 +41,8 @@ CONNECT_SHARE = 3
 
 _POISON_STATUS = {400, 413, 422}
 _RETRY_STATUS = {408, 429}
+_PARKED_STATUS = {501, 505}
+"""What a web server that is no receiver says to a POST."""
 
 
 class _Adapter(HTTPAdapter):
@@ -202,7 +204,7 @@ class HttpTransport(Sender):
         reason = worded(f"HTTP {status}", message)
         if status in _POISON_STATUS:
             return self._answer(Fate.POISON, reason)
-        if status in _RETRY_STATUS or status >= requests.codes.server_error:
+        if status in _RETRY_STATUS or (status >= requests.codes.server_error and status not in _PARKED_STATUS):
             return self._answer(Fate.RETRY, reason, _retry_after(headers.get("retry-after", "")))
         return self._answer(Fate.PARKED, reason)
 

@@ -9,9 +9,9 @@ import re
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tron_audit_otel.commitment import Commitments
 from tron_audit_otel.dead_letter import DeadLetters
@@ -20,7 +20,7 @@ from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import Action, Outcome, System, error_type
 from tron_audit_otel.journal import MemoryJournal
 from tron_audit_otel.journal_dir import swap
-from tron_audit_otel.ledger import Counts, Ledger
+from tron_audit_otel.ledger import Ledger, Stats
 from tron_audit_otel.receiver import Log
 from tron_audit_otel.shipper import Shipper
 
@@ -47,7 +47,7 @@ DEAD_LETTERS = "dead-letter"
 POLICY_CHARACTERS_MAX = 64
 
 REFUSED = "request_refused"
-"""Of a system record: its number is that of requests that were answered with 503."""
+"""Of a system record: its number is that of requests that were refused before their handler ran."""
 
 _logger = logging.getLogger(__name__)
 
@@ -57,25 +57,6 @@ class Announce(Protocol):
 
     def __call__(self, action: Action, outcome: Outcome, system: System) -> None:
         """Takes what happened to the trail."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats(Counts):
-    """What became of a process's records, and of those that it has adopted from processes that are gone.
-
-    ``emitted = delivered + pending + dead_lettered + sum(dropped.values())``, at every moment; likewise for `adopted`.
-    """
-
-    adopted: Counts = field(default_factory=Counts)
-    """``emitted`` is here what was found."""
-    journal: str | None = None
-    """The name of the journal's directory; none until a record is written."""
-    shipping: str = "idle"
-    """``idle``, ``shipping``, ``retrying`` or ``parked``: an operator must mend what ``reason`` says."""
-    reason: str | None = None
-    """Why the last attempt to deliver failed."""
-    blocked: str | None = None
-    """Why no record can be written at present."""
 
 
 class Outbox:
@@ -179,7 +160,7 @@ class Outbox:
 
     def _block(self, refusal: JournalError) -> None:
         if self.blocked != refusal.reason:
-            what = "no audit record can be written, and they wait in memory: %s"
+            what = "no audit record can be written, and up to AUDIT_LOG_QUEUE_RECORDS_MAX wait in memory: %s"
             self._said_blocked |= self._log.say("blocked", logging.ERROR, what, refusal)
         self.blocked = refusal.reason
 
@@ -213,7 +194,7 @@ class Outbox:
             journal=self.journal_name,
             shipping=shipping.state,
             reason=shipping.reason,
-            blocked=self.blocked,
+            blocked=self.obstacle,
         )
 
     def last_words(self) -> None:
@@ -298,8 +279,10 @@ class Outbox:
                 lost = records - self._announced[whose, reason]
                 if lost:
                     self._announced[whose, reason] = records
-                    what = "requests were refused" if reason == REFUSED else "records are lost"
-                    _logger.error("%d audit %s: %s", lost, what, reason)
+                    if reason == REFUSED:
+                        _logger.error("%d requests were refused with 503: no audit record could be written", lost)
+                    else:
+                        _logger.error("%d audit records are lost: %s", lost, reason)
                     yield reason, lost
 
     def _note(self) -> None:
@@ -316,15 +299,3 @@ class Outbox:
             **asdict(self.stats()),
         }
         self._journal.note(json.dumps(note).encode())
-
-
-def total(stats: Sequence[Stats]) -> Stats:
-    """Adds up what the journals of a process say; of the rest, what the first one with something to say has."""
-
-    def first(name: str, default: object) -> Any:  # noqa: ANN401 - of any field
-        return next((value for each in stats if (value := getattr(each, name)) != default), default)
-
-    own: Counts = sum(stats, Counts())
-    adopted: Counts = sum((each.adopted for each in stats), Counts())
-    rest = {name: first(name, default) for name, default in (("shipping", "idle"), ("journal", None), ("reason", None))}
-    return Stats(**asdict(own), adopted=adopted, blocked=first("blocked", None), **rest)

@@ -15,8 +15,8 @@ from weakref import WeakSet
 
 from tron_audit_otel import metrics, transport
 from tron_audit_otel.event import error_type
-from tron_audit_otel.ledger import Counts, Ledger
-from tron_audit_otel.outbox import Outbox, Stats, total
+from tron_audit_otel.ledger import Counts, Ledger, Stats, total
+from tron_audit_otel.outbox import Outbox
 from tron_audit_otel.receiver import Log
 from tron_audit_otel.stream import Stream
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """Takes events, never raises, never waits.
+    """Takes events, and never waits; nothing but `commit` and `admit` raises.
 
     Its stream begins with the application's lifespan, or with the first event: an application server may load the
     application in one process and fork the workers from it.

@@ -14,8 +14,11 @@ from tron_audit_otel.policy import PolicyFile
 from tron_audit_otel.resource import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from tron_audit_otel.config import AuditConfig
+    from tron_audit_otel.policy import Rule
 
 
 def load(path: Path | None) -> PolicyFile:
@@ -53,6 +56,17 @@ def parse(text: str, source: str) -> PolicyFile:
         raise ConfigError("\n".join(_explain(tree, source, problem) for problem in error.errors())) from None
     _check(policy, tree, source)
     return policy
+
+
+def check_commits(rules: Iterable[Rule], config: AuditConfig) -> None:
+    """Refuses a promise that cannot be kept.
+
+    Raises:
+        ConfigError: A rule commits its records before the answer, and there is no disk to commit them to.
+    """
+    by_rule = [rule.name for rule in rules if rule.commit == "response"]
+    if by_rule and config.journal == "memory":
+        raise ConfigError(f"rule {by_rule[0]!r}: commit: response needs AUDIT_LOG_JOURNAL=disk")
 
 
 def _check(policy: PolicyFile, tree: object, source: str) -> None:

@@ -29,9 +29,8 @@ from tron_audit_otel.event import (
     record_id,
 )
 from tron_audit_otel.exporter import JournalExporter, SequencedExporter
-from tron_audit_otel.ledger import Ledger
+from tron_audit_otel.ledger import Ledger, Stats
 from tron_audit_otel.log_record import SCOPE_NAME, to_log_record
-from tron_audit_otel.outbox import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
