@@ -71,6 +71,8 @@ def dead_letters(config: AuditConfig) -> Answer:
         JournalError: It cannot be read.
     """
     letters = _letters(config).letters()
+    if not letters and (answer := nothing_yet(config.journal_path)) is not None:
+        return answer
     return _answer(letters, {}, [])
 
 
