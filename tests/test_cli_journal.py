@@ -4,12 +4,10 @@ import base64
 import io
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +15,7 @@ import pytest
 from tests.integration import faulty
 from tests.integration.faulty import Call, Reply
 from tests.journals import leave, owner, receiver, request, run
+from tests.limits import small_files
 from tron_audit_otel import cli, cli_ship, cli_text
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.disk_journal import adopt
@@ -25,7 +24,7 @@ from tron_audit_otel.ledger import Stats
 from tron_audit_otel.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 Told = tuple[int, str, str]
@@ -298,23 +297,9 @@ def test_nothing_is_done_while_a_journal_is_not_taken_over_yet(root: Path) -> No
     held.close()
 
 
-@contextmanager
-def small_files() -> Iterator[None]:
-    """No file of this process may grow past 10 bytes: the system's own EFBIG, as on a full disk.
-
-    No fixture: the file that the tests' output may go to is one of them.
-    """
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_is_said_and_loses_nothing(journal: Callable[..., Told], root: Path) -> None:
     leave(root, OURS)
-    with small_files():
+    with small_files(10):
         code, out, _ = journal("ship", "--seconds", "0.5")
     assert code == 1
     assert "Left: 3 records because no record of this command can be written: disk_full. " in out
@@ -475,7 +460,7 @@ def test_a_dead_collector_ends_the_retry_at_once(journal: Callable[..., Told], l
 def test_a_disk_that_takes_no_new_reason_keeps_the_letter(journal: Callable[..., Told], letters: DeadLetters) -> None:
     payload = base64.b64encode(b"")
     letters.put("r-1", payload, reason="HTTP 413", sentence="")
-    with receiver(lambda _: Reply(400)) as collector, small_files():
+    with receiver(lambda _: Reply(400)) as collector, small_files(10):
         code, out, _ = journal("dead-letters", "--retry", url=collector.url)
     assert code == 1
     assert "Not tried any further: cannot keep a dead letter in " in out

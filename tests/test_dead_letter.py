@@ -4,19 +4,17 @@ import base64
 import errno
 import json
 import os
-import resource
 import stat
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.limits import small_files
 from tron_audit_otel.dead_letter import FILE_BYTES_MAX, TEMPORARY_SECONDS_MAX, DeadLetters, Letter
 from tron_audit_otel.errors import JournalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 REQUEST = b"\x0a\x00\xff one record"
@@ -245,22 +243,8 @@ def test_a_link_in_place_of_the_directory_is_refused(directory: Path, tmp_path: 
     assert list(elsewhere.iterdir()) == []
 
 
-@contextmanager
-def small_files() -> Iterator[None]:
-    """No file of this process may grow past 100 bytes: the system's own EFBIG.
-
-    No fixture: the file that the tests' output may go to is one of them.
-    """
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_letter_that_does_not_fit_is_said_and_leaves_nothing(directory: Path) -> None:
-    with pytest.raises(JournalError, match="cannot keep a dead letter in") as caught, small_files():
+    with pytest.raises(JournalError, match="cannot keep a dead letter in") as caught, small_files(100):
         put(directory)
     assert caught.value.reason == "disk_full"
     assert list(directory.iterdir()) == []
