@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.websockets import WebSocketDisconnect
 
 from tests.asgi import Peer, drive, http_scope, websocket_scope
+from tron_audit_otel import stats as counts
 from tron_audit_otel.testing import Captured, capture
 
 if TYPE_CHECKING:
@@ -785,8 +786,10 @@ def test_an_error_of_ours_never_breaks_a_request(
         with monkeypatch.context() as patch, capture(app) as audit:
             patch.setattr(place, broken)
             caplog.clear()
+            lost = counts().dropped.get("failed", 0)
             assert TestClient(app).post("/reads", content="x").text == '"x"'
             assert audit.records == []
+            assert counts().dropped["failed"] == lost + 1, place
             assert "RuntimeError" in caplog.text, place
             assert secret not in caplog.text
 

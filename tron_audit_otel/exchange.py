@@ -72,6 +72,8 @@ class Audit:
     """How long an answer waits."""
     fails_open: bool = False
     """An answer whose record cannot be written goes out all the same."""
+    lose: Callable[[], None] | None = None
+    """Counts a record that could not even be made."""
 
 
 class Exchange:
@@ -147,7 +149,7 @@ class Exchange:
         try:
             event = self._event(outcome, error)
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
-            lost(broken)
+            lost(broken, self._audit)
             self._is_lost = self._audit.commits_all
             return
         if event is None:
@@ -281,9 +283,11 @@ class Exchange:
         return of_request(told, self.scope, self._body, rule.command, rule.container)
 
 
-def lost(error: Exception) -> None:
+def lost(error: Exception, audit: Audit | None = None) -> None:
     """Logs that there will be no record, without what it would have said: that belongs to no operational log."""
     _logger.error("an audit record could not be made: %s", error_type(error))
+    if audit is not None and audit.lose is not None:
+        audit.lose()
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: str) -> list[str]:

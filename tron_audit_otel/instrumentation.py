@@ -155,6 +155,7 @@ def _audit(config: AuditConfig, rules: policy.Policy, pipeline: Pipeline) -> Aud
         commits_all=config.commit == "response",
         commit_seconds_max=config.commit_seconds_max,
         fails_open=config.on_full == "drop",
+        lose=pipeline.lose,
     )
 
 

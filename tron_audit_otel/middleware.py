@@ -127,7 +127,7 @@ class AuditMiddleware:
             exchange = kind(scope, receive, send, self.audit)
             is_refused = not exchange.is_admitted()
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
-            lost(broken)
+            lost(broken, self.audit)
             await self.app(scope, receive, send)
             return
         if is_refused:

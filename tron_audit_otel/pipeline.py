@@ -113,10 +113,14 @@ class Pipeline:
         try:
             (self._stream or self.start()).emit(event)
         except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
-            self._unbegun.admit(0)
-            self._unbegun.drop(1, "failed")
+            self.lose()
             # Neither the message nor a traceback: both may carry a client's data into the operational log.
             self._log.say("lost", logging.ERROR, "audit record %s is lost: %s", event.record_id, error_type(error))
+
+    def lose(self) -> None:
+        """Counts a record that no stream has seen."""
+        self._unbegun.admit(0)
+        self._unbegun.drop(1, "failed")
 
     def commit(self, event: AuditEvent) -> Commitment | None:
         """Hands an event on whose request waits until it is on disk; None where there is no journal. May raise."""
