@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ BINARY = pytest.StashKey[Path]()
 # Whatever the shell has set for a service must not reach the applications that tests make; some are made on import.
 for name in [name for name in os.environ if name.startswith(("AUDIT_", "OTEL_"))]:
     del os.environ[name]
+
+# Whoever runs the tests in the background of a shell may have it ignored, and tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Journals that no test has named a place for must not outlive it, nor be found by the next run.
 _STATE = tempfile.TemporaryDirectory(prefix="tron-audit-tests-")
