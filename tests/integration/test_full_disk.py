@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import subprocess
+import threading
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -83,15 +84,23 @@ class Small:
         return Path(f"/proc/{api.pid}/root{self.directory / 'journal'}")
 
     def full(self, api: Api) -> None:
-        with (self.journal(api) / "filler").open("wb", buffering=0) as filler:
-            try:
-                while filler.write(bytes(4096)):
-                    pass
-            except OSError:
-                return
+        """Takes what room there is, and what the journal gives back of its own: others fill a disk as well."""
+        self.freed = threading.Event()
+        self.filling = threading.Thread(target=self._fill, args=(self.journal(api) / "filler",), daemon=True)
+        self.filling.start()
 
-    def free(self, api: Api) -> None:
-        (self.journal(api) / "filler").unlink()
+    def _fill(self, file: Path) -> None:
+        with file.open("wb", buffering=0) as filler:
+            while not self.freed.is_set():
+                try:
+                    filler.write(bytes(4096))
+                except OSError:
+                    self.freed.wait(0.002)
+        file.unlink()
+
+    def free(self, api: Api) -> None:  # noqa: ARG002 - the interface's
+        self.freed.set()
+        self.filling.join()
 
 
 KINDS = [pytest.param(Limited, id="limit"), pytest.param(Small, id="small disk", marks=pytest.mark.soak)]
