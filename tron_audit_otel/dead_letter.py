@@ -6,7 +6,6 @@ The files are for people and their tools: a reason, a sentence, and the request 
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from tron_audit_otel.disk import refusal
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.redact import line
 
@@ -39,8 +39,6 @@ _PLAIN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 _HASHED = re.compile(r"hashed-[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\.[a-z0-9-]+\.[0-9a-f]{16}\.tmp")
-
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +120,7 @@ class DeadLetters:
         try:
             yield
         except OSError as error:
-            reason = "disk_full" if error.errno in _DISK_FULL else "disk_failed"
-            raise JournalError(f"cannot {what} in {self._directory}: {error.strerror}", reason) from error
+            raise refusal(f"cannot {what} in {self._directory}", error) from error
 
     def _make(self) -> None:
         try:

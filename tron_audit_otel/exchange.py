@@ -84,6 +84,7 @@ class Exchange:
         "_began",
         "_began_ns",
         "_body",
+        "_bytes_left",
         "_close_code",
         "_commitment",
         "_disconnected",
@@ -115,6 +116,8 @@ class Exchange:
         self._is_lost = False
         """There will be no record, though the answer must wait for it."""
         self._leave: Callable[[], None] | None = None
+        self._bytes_left: int | None = None
+        """What the client still waits for, by the response's own word; None: until the stream ends."""
         self._body: bytearray | None = None
         self._disconnected = False
         self._lost: OSError | None = None
@@ -178,6 +181,17 @@ class Exchange:
         if self._commitment is None:  # it stays: whoever was cancelled in here may have something else to say
             return not self._is_lost or self._audit.fails_open
         return await self._commitment.wait(self._audit.commit_seconds_max) or self._audit.fails_open
+
+    def _completes(self, message: Message, *, is_last: bool) -> bool:
+        """Whether the client would have the whole answer with this message, whatever the application still sends."""
+        if self._bytes_left is not None:
+            self._bytes_left -= len(message.get("body") or b"")
+        return is_last or (self._bytes_left is not None and self._bytes_left <= 0)
+
+    async def _send_refusal(self, response: str) -> None:
+        """Sends a 503; ``response`` is how ASGI begins the names of the messages of a response."""
+        await self._send({"type": f"{response}.start", "status": UNAVAILABLE, "headers": refusal_headers()})
+        await self._send({"type": f"{response}.body", "body": NO_ROOM})
 
     def is_admitted(self) -> bool:
         """Whether this request may reach its handler: where it must not, when its record could not be written."""

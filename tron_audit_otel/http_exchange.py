@@ -14,12 +14,9 @@ from tron_audit_otel.exchange import (
     CANCELLED,
     CLIENT_DISCONNECTED,
     NO_RESPONSE,
-    NO_ROOM,
-    UNAVAILABLE,
     Exchange,
     bytes_announced,
     lost,
-    refusal_headers,
 )
 from tron_audit_otel.run import BODY_BYTES_MAX
 
@@ -36,7 +33,6 @@ class HttpExchange(Exchange):
     """A request and its response. It ends when the last byte of the response has been handed on."""
 
     __slots__ = (
-        "_bytes_left",
         "_ends_with_connection",
         "_has_begun",
         "_held",
@@ -51,8 +47,6 @@ class HttpExchange(Exchange):
         self._keeps_body: bool | None = None
         self._held: Message | None = None
         """The start of a response, held until its client could take it for a whole one."""
-        self._bytes_left: int | None = None
-        """What the client still waits for, by the response's own word; None: until the stream ends."""
         self._has_begun = False
         self._is_withdrawn = False
         self._ends_with_connection = False
@@ -87,7 +81,8 @@ class HttpExchange(Exchange):
             return
         kind = message["type"]
         if kind == "http.response.start":
-            if "headers" in message:  # ASGI: any iterable, and one that can be read once among them
+            is_looked_at = self._audit.commit is not None or message["status"] in REDIRECT_STATUSES
+            if is_looked_at and "headers" in message:  # any iterable, by ASGI: some can be read but once
                 message = {**message, "headers": list(message["headers"] or ())}
             if await self._is_held(message):
                 return
@@ -162,12 +157,6 @@ class HttpExchange(Exchange):
             self._held = None
             await self._pass(held)
 
-    def _completes(self, message: Message, *, is_last: bool) -> bool:
-        """Whether the client would have the whole answer with this message, whatever the application still sends."""
-        if self._bytes_left is not None:
-            self._bytes_left -= len(message.get("body") or b"")
-        return is_last or (self._bytes_left is not None and self._bytes_left <= 0)
-
     async def withdraw(self) -> None:
         """Puts a 503 in the answer's place or, where the client has a part of it already, cuts it short.
 
@@ -182,8 +171,7 @@ class HttpExchange(Exchange):
 
     async def refuse(self) -> None:
         """Answers in the application's place."""
-        await self._send({"type": "http.response.start", "status": UNAVAILABLE, "headers": refusal_headers()})
-        await self._send({"type": "http.response.body", "body": NO_ROOM})
+        await self._send_refusal("http.response")
 
     async def settle(self) -> None:
         """Holds an exception, or the end without an answer, until its record is on disk."""

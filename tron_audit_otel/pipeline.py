@@ -96,8 +96,8 @@ class Pipeline:
             policy=self._policy,
         )
         if self._last is not None:
-            own, adopted = settled(self._last.stats()), settled(self._last.stats().adopted)
-            self._past = (self._past[0] + own, self._past[1] + adopted)
+            last = self._last.stats()
+            self._past = (self._past[0] + settled(last), self._past[1] + settled(last.adopted))
             self._last = None
         self._register()
         return stream

@@ -255,14 +255,17 @@ class Policy:
     def __init__(self, rules: Sequence[Rule] = DEFAULT_RULES) -> None:
         """Takes the rules in their order."""
         self.rules = (*rules, EVERYTHING)
-        self.digest = sha256(PolicyFile(rules=self.rules).model_dump_json().encode()).hexdigest()
-        """Of all rules, the default ones included."""
         unknown: dict[str, None] = dict.fromkeys(("route", "status", "actor_type"))
         self._known = tuple(
             (rule, rule.match.model_copy(update=unknown), all(getattr(rule.match, name) is None for name in unknown))
             for rule in self.rules
         )
         self._candidates = lru_cache(_ROUTES_CACHED_MAX)(self._find_candidates)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all rules, the default ones included."""
+        return sha256(PolicyFile(rules=self.rules).model_dump_json().encode()).hexdigest()
 
     def _find_candidates(self, method: str, route: str | None) -> tuple[Rule, ...]:
         return tuple(rule for rule in self.rules if rule.match.may_match(method, route))

@@ -12,11 +12,8 @@ from tron_audit_otel.exchange import (
     CANCELLED,
     CLIENT_DISCONNECTED,
     NO_RESPONSE,
-    NO_ROOM,
-    UNAVAILABLE,
     Exchange,
     bytes_announced,
-    refusal_headers,
 )
 
 if TYPE_CHECKING:
@@ -39,14 +36,13 @@ TRY_AGAIN_LATER = 1013
 class WebSocketExchange(Exchange):
     """A WebSocket from handshake to close, or a refused handshake. It ends when its handler ends."""
 
-    __slots__ = ("_bytes_left", "_denial", "_has_begun", "_is_withdrawn")
+    __slots__ = ("_denial", "_has_begun", "_is_withdrawn")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
         """Begins."""
         super().__init__(scope, receive, send, audit)
         self._denial: Message | None = None
         """The start of a denial response, held as that of any other response."""
-        self._bytes_left: int | None = None
         self._has_begun = self._is_withdrawn = False
 
     async def receive(self) -> Message:
@@ -91,9 +87,7 @@ class WebSocketExchange(Exchange):
         kind = message["type"]
         if kind != "websocket.http.response.body":
             return bool(kind == "websocket.close")
-        if self._bytes_left is not None:
-            self._bytes_left -= len(message.get("body") or b"")
-        return not message.get("more_body", False) or (self._bytes_left is not None and self._bytes_left <= 0)
+        return self._completes(message, is_last=not message.get("more_body", False))
 
     def _note(self, message: Message) -> None:
         kind = message["type"]
@@ -111,8 +105,7 @@ class WebSocketExchange(Exchange):
         if "websocket.http.response" not in (self.scope.get("extensions") or {}):
             await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
             return
-        await self._send({"type": "websocket.http.response.start", "status": UNAVAILABLE, "headers": refusal_headers()})
-        await self._send({"type": "websocket.http.response.body", "body": NO_ROOM})
+        await self._send_refusal("websocket.http.response")
 
     async def settle(self) -> None:
         """Holds the end until its record is on disk.
