@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tron_audit_otel import cli
-from tron_audit_otel.config import AuditConfig, variables
+from tron_audit_otel.config import AuditConfig
+from tron_audit_otel.settings import variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets the process's own environment, which a command-line tool reads."""
 
     def only(**environ: str) -> None:
-        for env in variables().values():
+        for env in variables(AuditConfig).values():
             for name in env.names:
                 monkeypatch.delenv(name, raising=False)
         for name, value in environ.items():
@@ -88,7 +89,7 @@ def test_check_prints_what_is_in_force(
     settings, _, end = out.partition("\n\n")
     assert (code, err) == (0, "")
     shown = dict(line.split(maxsplit=1) for line in settings.splitlines())
-    assert set(shown) == {env.names[-1] for env in variables().values()}
+    assert set(shown) == {env.names[-1] for env in variables(AuditConfig).values()}
     assert shown["AUDIT_LOG_ENABLED"] == "true"
     assert shown["AUDIT_LOG_POLICY_FILE"] == str(policy)
     assert shown["OTEL_SERVICE_NAME"] == "-  (default)"
@@ -132,7 +133,7 @@ def test_check_prints_one_json_object(
     assert (code, err) == (0, "")
     answer = json.loads(out)
     assert (answer["ok"], answer["enabled"], answer["rules"]) == (True, True, ["login", "probe"])
-    assert set(answer["settings"]) == {env.names[-1] for env in variables().values()}
+    assert set(answer["settings"]) == {env.names[-1] for env in variables(AuditConfig).values()}
     assert answer["settings"]["AUDIT_LOG_POLICY_FILE"] == str(policy)
     assert answer["settings"]["AUDIT_LOG_BATCH_DELAY_MS"] == AuditConfig().batch_delay_ms
 

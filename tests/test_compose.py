@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 
 from collector import launch
 from examples.platform_api.app import create_app
-from tron_audit_otel import config
+from tron_audit_otel.config import AuditConfig
+from tron_audit_otel.settings import variables
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 COMPOSE: Final[dict[str, Any]] = YAML(typ="safe", pure=True).load((ROOT / "docker-compose.yaml").read_text("utf-8"))
@@ -153,7 +154,7 @@ def test_the_collector_is_given_every_variable_that_its_files_read_and_no_other(
 
 
 def test_the_api_is_given_every_variable_of_the_library() -> None:
-    names = {env.names[-1] for env in config.variables().values()}
+    names = {env.names[-1] for env in variables(AuditConfig).values()}
     given = set(SERVICES["api"]["environment"])
     assert given <= names
     # The protocol is fixed and the scheme says whether there is TLS; the SDK must not be off.

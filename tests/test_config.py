@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from tests import hostile
 from tests.hostile import fuzzed
-from tron_audit_otel.config import PREFIX, AuditConfig, variables
+from tron_audit_otel.config import PREFIX, AuditConfig
 from tron_audit_otel.errors import ConfigError
+from tron_audit_otel.settings import variables
 
 FILE = Path(__file__)
 ON = {"AUDIT_LOG_ENABLED": "true"}
@@ -229,14 +230,14 @@ def test_a_password_in_the_endpoint_is_shown_to_nobody(variable: str) -> None:
 
 
 def test_every_variable_is_in_the_tables() -> None:
-    known = {name for env in variables().values() for name in env.names}
+    known = {name for env in variables(AuditConfig).values() for name in env.names}
     never_wrong = {"OTEL_SERVICE_NAME"}
     assert {variable for variable, *_ in VALID} == known
     assert {variable for variable, *_ in INVALID} | set(HEADERS) | never_wrong == known
 
 
 def test_every_setting_is_described_for_the_reference() -> None:
-    assert set(variables()) == set(AuditConfig.model_fields)
+    assert set(variables(AuditConfig)) == set(AuditConfig.model_fields)
     assert all(field.description for field in AuditConfig.model_fields.values())
 
 
@@ -291,7 +292,7 @@ def test_every_mistake_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("value", ["", "  "])
 def test_an_empty_variable_counts_as_unset(value: str) -> None:
-    environ = {name: value for env in variables().values() for name in env.names}
+    environ = {name: value for env in variables(AuditConfig).values() for name in env.names}
     assert AuditConfig.from_env(environ | ON) == AuditConfig(enabled=True)
 
 
@@ -314,7 +315,9 @@ def test_where_records_go(environ: dict[str, str], expected: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    sorted(env.names[0] for env in variables().values() if len(env.names) > 1 and "ENDPOINT" not in env.names[0]),
+    sorted(
+        env.names[0] for env in variables(AuditConfig).values() if len(env.names) > 1 and "ENDPOINT" not in env.names[0]
+    ),
 )
 def test_the_variable_for_logs_outranks_the_general_one(name: str) -> None:
     general = name.replace("_LOGS_", "_")
@@ -357,7 +360,7 @@ def test_by_hand_an_unknown_setting_is_refused() -> None:
         AuditConfig.model_validate({"queue": 1})
 
 
-known_names = strategies.sampled_from([name for env in variables().values() for name in env.names])
+known_names = strategies.sampled_from([name for env in variables(AuditConfig).values() for name in env.names])
 
 
 @fuzzed

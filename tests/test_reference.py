@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from collector import launch
-from tron_audit_otel.config import AuditConfig, variables
+from tron_audit_otel.config import AuditConfig
+from tron_audit_otel.settings import variables
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -50,7 +51,7 @@ def default_of(value: object) -> str:
 
 @pytest.mark.parametrize("name", AuditConfig.model_fields)
 def test_a_setting_of_the_library_is_in_the_reference_as_it_is(name: str) -> None:
-    field, env = AuditConfig.model_fields[name], variables()[name]
+    field, env = AuditConfig.model_fields[name], variables(AuditConfig)[name]
     expected = [
         ", ".join(f"`{variable}`" for variable in env.names),
         "directory" if name == "journal_dir" else type_of(field.annotation),
@@ -78,19 +79,19 @@ def test_a_variable_of_the_collector_is_in_the_reference_with_its_default(name: 
 
 
 def test_the_reference_has_no_variable_that_nothing_reads() -> None:
-    known = {env.names[0] for env in variables().values()} | launch.variables(launch.FILES) | OTHERS
+    known = {env.names[0] for env in variables(AuditConfig).values()} | launch.variables(launch.FILES) | OTHERS
     assert set(rows()) == known
 
 
 def test_the_example_has_every_variable_commented_out_or_set() -> None:
-    known = {env.names[-1] for env in variables().values()} | launch.variables(launch.FILES) | OTHERS
+    known = {env.names[-1] for env in variables(AuditConfig).values()} | launch.variables(launch.FILES) | OTHERS
     known -= {"OTEL_SDK_DISABLED"}  # nobody should be led to set it
     assert set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE)) == known
 
 
 def test_the_example_shows_the_defaults() -> None:
     shown = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE))
-    cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables().values()}
+    cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables(AuditConfig).values()}
     for name, value in shown.items():
         default = cells[name][2].strip("`")
         # A default that is made of another variable is for the Collector to fill in: nobody else would.
@@ -100,7 +101,7 @@ def test_the_example_shows_the_defaults() -> None:
 def test_the_example_shows_type_and_unit() -> None:
     found = re.findall(r"^# .*\[([^]]*)\]\n#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE)
     shown = {name: brackets for brackets, name in found}
-    cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables().values()}
+    cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables(AuditConfig).values()}
     for name in re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE):
         kind, unit = cells[name][1].replace("`", ""), cells[name][3]
         wanted = kind if unit in ("-", kind) else f"{kind}, {unit}"

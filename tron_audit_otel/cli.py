@@ -11,11 +11,12 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tron_audit_otel import cli_journal, cli_ship, cli_status, journal_dir, policy_file
+from tron_audit_otel import cli_journal, cli_reconcile, cli_replay, cli_ship, cli_status, journal_dir, policy_file
 from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, Answer, Progress
-from tron_audit_otel.config import AuditConfig, environment, variables
+from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.errors import AuditError
 from tron_audit_otel.redact import MASK, line
+from tron_audit_otel.settings import environment, variables
 from tron_audit_otel.stream import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -94,6 +95,31 @@ def _parser() -> argparse.ArgumentParser:
         "Exit code 0 when all is well; 1 when something waits for an operator: an endpoint that must be mended, a "
         "journal that cannot be written, dead letters, damage, losses, records that nobody ships, a process that says "
         "nothing; 2 when a setting must be mended or the journal cannot be read.",
+    )
+    cli_replay.add(
+        _add(
+            commands,
+            "replay",
+            cli_replay.run,
+            "send a span of the Collector's archive again, to one SIEM alone",
+            "Sends records of the archive again through the Collector, to the SIEM that is named and to no other. "
+            "They keep their ids. Run it where the Collector runs, with its `.env` and the OTEL_EXPORTER_OTLP_* by "
+            "which an application reaches it. "
+            "Exit code 0 when the Collector has taken all, 1 when it has not, 2 when a setting must be mended or the "
+            "archive cannot be read, 130 after Ctrl-C.",
+        )
+    )
+    cli_reconcile.add(
+        _add(
+            commands,
+            "reconcile",
+            cli_reconcile.run,
+            "find what a SIEM lacks of the archive, and send just that again",
+            "Compares the ids of the archive's records with those that the SIEM's own search returns, names what is "
+            "missing, and sends just that again. Run it where the Collector runs, with its `.env`. "
+            "Exit code 0 when nothing is missing, 1 when something was, 2 when a setting must be mended, the archive "
+            "cannot be read or the SIEM does not answer, 130 after Ctrl-C.",
+        )
     )
     journal = commands.add_parser(
         "journal",
@@ -210,7 +236,7 @@ def _settings(config: AuditConfig, environ: Mapping[str, str]) -> dict[str, obje
         "on_full": config.on_full_for(config.commit),
     }
     found: dict[str, object] = {}
-    for field, env in variables().items():
+    for field, env in variables(AuditConfig).items():
         value = resolved.get(field, getattr(config, field))
         name = next((name for name in env.names if environ.get(name, "").strip()), env.names[-1])
         found[name] = MASK if env.secret and value else value

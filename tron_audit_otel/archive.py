@@ -1,0 +1,1 @@
+"""The Collector's archive files, read back: records by time or by id."""
