@@ -15,6 +15,7 @@ from collector import launch
 from examples.platform_api.app import create_app
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.settings import variables
+from tron_audit_otel.tool_config import ToolConfig
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 COMPOSE: Final[dict[str, Any]] = YAML(typ="safe", pure=True).load((ROOT / "docker-compose.yaml").read_text("utf-8"))
@@ -90,7 +91,7 @@ def test_no_service_can_take_the_machine_down(name: str) -> None:
 @every_service
 def test_every_service_is_restarted_and_is_given_time_to_end(name: str) -> None:
     service = SERVICES[name]
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] == ("no" if name == "tools" else "unless-stopped")
     assert "stop_grace_period" in service or service["stop_signal"] == "SIGKILL"
 
 
@@ -104,7 +105,10 @@ def test_nothing_is_published_beyond_loopback(name: str) -> None:
 
 
 def test_the_api_reaches_no_siem() -> None:
-    siems = {network for service in SERVICES.values() if "profiles" in service for network in service["networks"]}
+    stores = [
+        service for service in SERVICES.values() if {"elasticsearch", "victorialogs"} & {*service.get("profiles", ())}
+    ]
+    siems = {network for service in stores for network in service["networks"]}
     assert not siems & set(SERVICES["api"]["networks"])
     assert siems <= set(SERVICES["collector"]["networks"])
     # Without it podman routes from one network to the other.
@@ -119,6 +123,7 @@ def test_the_profiles_add_the_local_siems_and_nothing_runs_without_them() -> Non
     assert by_profile == {
         "": {"api", "collector", "collector-health"},
         "elasticsearch": {"elasticsearch", "kibana"},
+        "tools": {"tools"},
         "victorialogs": {"victorialogs"},
     }
     versions = {SERVICES[name]["image"].rpartition(":")[2] for name in by_profile["elasticsearch"]}
@@ -161,6 +166,19 @@ def test_the_api_is_given_every_variable_of_the_library() -> None:
     assert names - given == {"OTEL_EXPORTER_OTLP_INSECURE", "OTEL_SDK_DISABLED"}
 
 
+def test_the_tools_are_given_every_variable_that_they_read_and_what_an_application_has_to_reach_the_collector() -> None:
+    given, api = SERVICES["tools"]["environment"], SERVICES["api"]["environment"]
+    names = {name for env in variables(ToolConfig).values() for name in env.names} - {"ELASTICSEARCH_URL"}
+    assert names <= set(given)
+    for name in given.keys() - names - {"AUDIT_LOG_JOURNAL", "XDG_STATE_HOME"}:
+        assert given[name] == api[name]
+
+
+def test_the_tools_see_the_archive_and_change_none_of_it() -> None:
+    assert "archive:/var/lib/tron-audit/archive:ro" in SERVICES["tools"]["volumes"]
+    assert mounts("tools")[SERVICES["tools"]["environment"]["XDG_STATE_HOME"]] == "looks"
+
+
 def test_no_siem_secret_reaches_the_api() -> None:
     api = SERVICES["api"]
     siem_variables = launch.variables([part.file for part in launch.SIEMS])
@@ -168,7 +186,7 @@ def test_no_siem_secret_reaches_the_api() -> None:
     assert not siem_variables & set(api["environment"])
 
 
-@pytest.mark.parametrize("name", ["api", "collector"])
+@pytest.mark.parametrize("name", ["api", "collector", "tools"])
 def test_a_file_is_mounted_where_its_variable_says(name: str) -> None:
     service = SERVICES[name]
     files = {variable: value for variable, value in service["environment"].items() if "/run/secrets/" in str(value)}
@@ -180,7 +198,10 @@ def test_a_file_is_mounted_where_its_variable_says(name: str) -> None:
         expected[match[2]] = {"file": f"${{{variable}:-/dev/null}}"}
     assert {secret: COMPOSE["secrets"][secret] for secret in service["secrets"]} == expected
     named_file = {variable for variable in service["environment"] if re.search(r"_FILE$|CERTIFICATE$|_KEY$", variable)}
-    literal = {"AUDIT_LOG_POLICY_FILE", *(variable for variable in named_file if variable.endswith("API_KEY"))}
+    literal = {
+        "AUDIT_LOG_POLICY_FILE",
+        *(variable for variable in named_file if re.search(r"(API|APP)_KEY$", variable)),
+    }
     assert named_file - literal == set(files)
 
 
@@ -209,7 +230,7 @@ def test_archive_and_queue_are_kept_apart_in_volumes_that_the_collector_can_writ
         if source in COMPOSE["volumes"]
     }
     assert set(owned[3].split()) == named
-    for name in ("api", "collector", "collector-health", "victorialogs"):
+    for name in ("api", "collector", "collector-health", "tools", "victorialogs"):
         assert SERVICES[name]["user"] == f"{owned[1]}:{owned[2]}"
 
 
@@ -238,6 +259,8 @@ def test_those_who_talk_to_the_collector_use_the_ports_that_it_listens_on() -> N
     assert interpolate(endpoint, {"AUDIT_COLLECTOR_TLS_CERT_FILE": "cert.pem"}) == "https://collector:4318"
     assert listens["AUDIT_COLLECTOR_HTTP_ENDPOINT"] == "0.0.0.0:4318"
     assert listens["AUDIT_COLLECTOR_HEALTH_ENDPOINT"] == "0.0.0.0:13133"
+    assert listens["AUDIT_COLLECTOR_METRICS_HOST"] == "0.0.0.0"  # noqa: S104 - in a container
+    assert SERVICES["tools"]["environment"]["AUDIT_COLLECTOR_METRICS_HOST"] == "collector"
     assert SERVICES["collector-health"]["healthcheck"]["test"][-1] == "http://collector:13133/"
 
 

@@ -10,12 +10,23 @@ import pytest
 
 from collector import launch
 from tron_audit_otel.config import AuditConfig
-from tron_audit_otel.settings import variables
+from tron_audit_otel.settings import Settings, variables
+from tron_audit_otel.tool_config import ToolConfig
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 ENV_EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
+
+LIBRARY = [(AuditConfig, name) for name in AuditConfig.model_fields]
+COLLECTORS = launch.variables(launch.FILES)
+TOOLS = [
+    (ToolConfig, name)
+    for name in ToolConfig.model_fields
+    # What the Collector's files read, too, is in the reference with their words.
+    if variables(ToolConfig)[name].names[0] not in COLLECTORS
+]
+DIRECTORIES = {"journal_dir"}
 
 # Read by the tools in this repository, not by the library or the Collector.
 OTHERS = {"TRON_AUDIT_OTELCOL", "COMPOSE_PROFILES"} | set(re.findall(r"\$\{(AUDIT_COMPOSE_\w+)", COMPOSE))
@@ -49,12 +60,24 @@ def default_of(value: object) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-@pytest.mark.parametrize("name", AuditConfig.model_fields)
-def test_a_setting_of_the_library_is_in_the_reference_as_it_is(name: str) -> None:
-    field, env = AuditConfig.model_fields[name], variables(AuditConfig)[name]
+def known() -> set[str]:
+    """Each row's first variable."""
+    own = {variables(model)[name].names[0] for model, name in (*LIBRARY, *TOOLS)}
+    return own | COLLECTORS | OTHERS
+
+
+def shown() -> dict[str, str]:
+    """Each row's last variable, which the example shows, and the first, under which the reference has it."""
+    own = (variables(model)[name].names for model, name in LIBRARY)
+    return {name: name for name in known()} | {names[-1]: names[0] for names in own}
+
+
+@pytest.mark.parametrize(("model", "name"), [*LIBRARY, *TOOLS])
+def test_a_setting_of_the_library_is_in_the_reference_as_it_is(model: type[Settings], name: str) -> None:
+    field, env = model.model_fields[name], variables(model)[name]
     expected = [
         ", ".join(f"`{variable}`" for variable in env.names),
-        "directory" if name == "journal_dir" else type_of(field.annotation),
+        "directory" if name in DIRECTORIES else type_of(field.annotation),
         default_of(field.default),
         env.unit or "-",
         field.description,
@@ -79,33 +102,30 @@ def test_a_variable_of_the_collector_is_in_the_reference_with_its_default(name: 
 
 
 def test_the_reference_has_no_variable_that_nothing_reads() -> None:
-    known = {env.names[0] for env in variables(AuditConfig).values()} | launch.variables(launch.FILES) | OTHERS
-    assert set(rows()) == known
+    assert set(rows()) == known()
 
 
 def test_the_example_has_every_variable_commented_out_or_set() -> None:
-    known = {env.names[-1] for env in variables(AuditConfig).values()} | launch.variables(launch.FILES) | OTHERS
-    known -= {"OTEL_SDK_DISABLED"}  # nobody should be led to set it
-    assert set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE)) == known
+    firsts = {names[0] for names in (variables(AuditConfig)[name].names for _, name in LIBRARY) if len(names) > 1}
+    wanted = set(shown()) - firsts - {"OTEL_SDK_DISABLED"}  # nobody should be led to set that one
+    assert set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE)) == wanted
 
 
 def test_the_example_shows_the_defaults() -> None:
-    shown = dict(re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE))
-    cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables(AuditConfig).values()}
-    for name, value in shown.items():
-        default = cells[name][2].strip("`")
+    for name, value in re.findall(r"^#?([A-Z][A-Z0-9_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE):
+        default = rows()[shown()[name]][2].strip("`")
         # A default that is made of another variable is for the Collector to fill in: nobody else would.
         assert value == ("" if default == "-" or "$" in default else default) or name == "AUDIT_LOG_ENABLED", name
 
 
 def test_the_example_shows_type_and_unit() -> None:
     found = re.findall(r"^# .*\[([^]]*)\]\n#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE)
-    shown = {name: brackets for brackets, name in found}
-    cells = rows() | {env.names[-1]: rows()[env.names[0]] for env in variables(AuditConfig).values()}
+    brackets = {name: text for text, name in found}
     for name in re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE, re.MULTILINE):
-        kind, unit = cells[name][1].replace("`", ""), cells[name][3]
+        cells = rows()[shown()[name]]
+        kind, unit = cells[1].replace("`", ""), cells[3]
         wanted = kind if unit in ("-", kind) else f"{kind}, {unit}"
-        assert shown[name] == wanted, name
+        assert brackets[name] == wanted, name
 
 
 def test_the_example_is_one_that_compose_and_the_launcher_can_read(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class ToolConfig(Settings):
         default=None, description="VictoriaLogs, such as http://victorialogs:9428."
     )
     victorialogs_tenant: Annotated[str, env("VICTORIALOGS_TENANT", unit="AccountID:ProjectID")] = Field(
-        default="0:0", pattern=r"\A\d{1,10}:\d{1,10}\Z", description="The tenant in VictoriaLogs that has the records."
+        default="0:0", pattern=r"^\d{1,10}:\d{1,10}$", description="The tenant in VictoriaLogs that has the records."
     )
     elasticsearch_url: Annotated[_Url | None, env("ELASTICSEARCH_SEARCH_URL", "ELASTICSEARCH_URL", unit="URL")] = Field(
         default=None, description="Elasticsearch, where it is searched another way than it is written to."
