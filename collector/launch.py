@@ -81,7 +81,7 @@ def _secret(name: str) -> tuple[str, str]:
 SIEMS = (
     _siem("elasticsearch", "elasticsearch", ("ELASTICSEARCH_URL",), _secret("ELASTICSEARCH_API_KEY")),
     _siem("elastic-otlp", "otlp_http", ("ELASTIC_OTLP_URL",), _secret("ELASTIC_OTLP_API_KEY")),
-    _siem("splunk", "splunk_hec", ("SPLUNK_HEC_URL",), ("SPLUNK_HEC_TOKEN",)),
+    _siem("splunk", "splunk_hec", ("SPLUNK_HEC_URL",), _secret("SPLUNK_HEC_TOKEN")),
     _siem("datadog", "otlp_http", _secret("DD_API_KEY")),
     _siem("http", "otlp_http", ("AUDIT_SIEM_URL",), _secret("AUDIT_SIEM_TOKEN")),
 )
@@ -229,11 +229,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         require_known(given)
         files = config_files(given)
         settings = collector_environ(given, files)
+        require_files(settings, files)
         if arguments.print:
             sys.stdout.writelines(f"{argument}\n" for argument in (*flags(files), *arguments.extra))
             return 0
         require_data_dir(settings)
-        require_files(settings, files)
         binary = runnable(arguments.binary) if arguments.binary else build.otelcol()
         require_exporters(binary, files)
     except (LaunchError, build.BuildError) as error:

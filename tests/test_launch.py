@@ -159,7 +159,8 @@ class TestEnvFile:
 
 class TestMain:
     def test_print_shows_the_arguments_and_no_secret(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert launch.main(["--print", "--", "--set=a=b"], EVERYTHING) == 0
+        files = {name: __file__ for name in EVERYTHING if name.endswith("_FILE")}
+        assert launch.main(["--print", "--", "--set=a=b"], EVERYTHING | files) == 0
         printed = capsys.readouterr().out
         assert printed.splitlines() == [
             "--feature-gates=confmap.enableMergeAppendOption",
@@ -179,7 +180,7 @@ class TestMain:
     def test_an_error_is_one_line_and_exit_code_2(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert launch.main(["--print"], {"SPLUNK_HEC_URL": "u"}) == 2
         assert capsys.readouterr().err == (
-            "collector.launch: SPLUNK_HEC_URL is set, so SPLUNK_HEC_TOKEN must be set too "
+            "collector.launch: SPLUNK_HEC_URL is set, so SPLUNK_HEC_TOKEN or SPLUNK_HEC_TOKEN_FILE must be set too "
             "(collector/siem/splunk.yaml)\n"
         )
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import ssl
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import httpx
 import pytest
 import trustme
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from ruamel.yaml import YAML
 
 from collector import launch, servers
@@ -24,14 +21,13 @@ from tests.integration.gateway import (
     LOGIN,
     SETTINGS,
     Gateway,
-    eventually,
     record,
     settings_of,
     with_file_exporter,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 VALIDATE_SECONDS_MAX = 60
 TOKEN = "t0ken-of-the-sender"  # noqa: S105 - made up
@@ -44,12 +40,14 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def certificate(tmp_path: Path, authority: trustme.CA) -> dict[str, str]:
-    issued = authority.issue_cert("127.0.0.1")
-    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
-    return {
-        "AUDIT_COLLECTOR_TLS_CERT_FILE": str(tmp_path / "server.pem"),
-        "AUDIT_COLLECTOR_TLS_KEY_FILE": str(tmp_path / "server.pem"),
-    }
+    return server_certificate(authority, tmp_path)
+
+
+def server_certificate(authority: trustme.CA, directory: Path) -> dict[str, str]:
+    """What an operator sets for TLS."""
+    file = directory / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    return {"AUDIT_COLLECTOR_TLS_CERT_FILE": str(file), "AUDIT_COLLECTOR_TLS_KEY_FILE": str(file)}
 
 
 def run(otelcol: Path, command: str, settings: Mapping[str, str], *more: Path) -> subprocess.CompletedProcess[str]:
@@ -71,15 +69,6 @@ def printed(otelcol: Path, settings: Mapping[str, str]) -> dict[str, Any]:
     assert result.returncode == 0, result.stderr
     config: dict[str, Any] = YAML(typ="safe").load(result.stdout)
     return config
-
-
-def export_over(channel: grpc.Channel) -> Callable[..., Any]:
-    """OTLP's one call, written out because the generated stub has no types."""
-    return channel.unary_unary(
-        "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
-        request_serializer=ExportLogsServiceRequest.SerializeToString,
-        response_deserializer=ExportLogsServiceResponse.FromString,
-    )
 
 
 class TestMerging:
@@ -122,93 +111,6 @@ class TestMerging:
         result = run(otelcol, "validate", {}, with_file_exporter(name, tmp_path))
         assert result.returncode == 1
         assert f"bearertokenauth/{name}: no bearer token provided" in result.stderr
-
-
-class TestToken:
-    @pytest.fixture
-    def token_file(self, tmp_path: Path) -> Path:
-        file = tmp_path / "tokens"
-        file.write_text(f"{TOKEN}\n")
-        return file
-
-    def test_http_answers_401_without_it_and_takes_a_record_with_it(self, otelcol: Path, tmp_path: Path) -> None:
-        with Gateway(otelcol, tmp_path, {"AUDIT_COLLECTOR_TOKEN": TOKEN}) as gateway:
-            assert gateway.send(record(EXEC)).status_code == 401
-            assert gateway.send(record(EXEC), token="wrong").status_code == 401  # noqa: S106 - wrong on purpose
-            assert gateway.archived() == []
-            assert gateway.send(record(EXEC), token=TOKEN).status_code == 200
-            assert gateway.archived() == [EXEC]
-
-    def test_grpc_refuses_without_it_and_takes_a_record_with_it(self, otelcol: Path, tmp_path: Path) -> None:
-        with (
-            Gateway(otelcol, tmp_path, {"AUDIT_COLLECTOR_TOKEN": TOKEN}) as gateway,
-            grpc.insecure_channel(gateway.grpc) as channel,
-        ):
-            export = export_over(channel)
-            message = ExportLogsServiceRequest()
-            message.resource_logs.add().scope_logs.add().log_records.add().body.string_value = "by gRPC"
-            with pytest.raises(grpc.RpcError) as caught:
-                export(message, timeout=10)
-            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-            export(message, timeout=10, metadata=[("authorization", f"Bearer {TOKEN}")])
-            assert gateway.archived() == [{}]
-
-    def test_a_new_token_in_the_file_counts_without_a_restart(
-        self, otelcol: Path, tmp_path: Path, token_file: Path
-    ) -> None:
-        with Gateway(otelcol, tmp_path, {"AUDIT_COLLECTOR_TOKEN_FILE": str(token_file)}) as gateway:
-            assert gateway.send(record(EXEC), token=TOKEN).status_code == 200
-            assert gateway.send(record(EXEC), token="next").status_code == 401  # noqa: S106 - not valid yet
-            token_file.write_text(f"{TOKEN}\nnext\n")
-            eventually(lambda: gateway.send(record(EXEC), token="next").status_code == 200, "the new token")  # noqa: S106
-            assert gateway.send(record(EXEC), token=TOKEN).status_code == 200
-
-    def test_no_secret_gets_into_the_log(self, otelcol: Path, runnable: list[str], tmp_path: Path) -> None:
-        settings = {**settings_of(runnable), "AUDIT_COLLECTOR_TOKEN": TOKEN, "AUDIT_COLLECTOR_LOG_LEVEL": "debug"}
-        with Gateway(otelcol, tmp_path, settings) as gateway:
-            assert gateway.send(record(EXEC), token="wr0ng").status_code == 401  # noqa: S106 - wrong on purpose
-            assert gateway.send(record(EXEC), token=TOKEN).status_code == 200
-            eventually(lambda: gateway.server.log().count("retry") >= len(runnable), "each SIEM tried")
-            log = gateway.server.log()
-        assert [secret for secret in (TOKEN, "wr0ng", "s3cret") if secret in log] == []
-
-
-class TestTls:
-    def trusting(self, authority: trustme.CA) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        return context
-
-    def test_a_certificate_turns_plain_text_away(
-        self, otelcol: Path, tmp_path: Path, authority: trustme.CA, certificate: dict[str, str]
-    ) -> None:
-        with Gateway(otelcol, tmp_path / "data", certificate) as gateway:
-            assert gateway.send(record(EXEC), verify=self.trusting(authority)).status_code == 200
-            with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
-                gateway.send(record(EXEC))  # by who does not know the authority
-            plain_text = httpx.get(gateway.url.replace("https", "http"), trust_env=False)
-            assert plain_text.status_code == 400
-            with grpc.insecure_channel(gateway.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-                export_over(channel)(ExportLogsServiceRequest(), timeout=5)
-            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-            assert gateway.archived() == [EXEC]
-
-    def test_a_client_authority_turns_clients_without_certificate_away(
-        self, otelcol: Path, tmp_path: Path, authority: trustme.CA, certificate: dict[str, str]
-    ) -> None:
-        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-        settings = {**certificate, "AUDIT_COLLECTOR_TLS_CLIENT_CA_FILE": str(tmp_path / "ca.pem")}
-        with Gateway(otelcol, tmp_path / "data", settings) as gateway:
-            with pytest.raises(httpx.TransportError):
-                gateway.send(record(EXEC), verify=self.trusting(authority))
-            stranger = self.trusting(authority)
-            trustme.CA().issue_cert("client").configure_cert(stranger)
-            with pytest.raises(httpx.TransportError):
-                gateway.send(record(EXEC), verify=stranger)
-            known = self.trusting(authority)
-            authority.issue_cert("client").configure_cert(known)
-            assert gateway.send(record(EXEC), verify=known).status_code == 200
-            assert gateway.archived() == [EXEC]
 
 
 class TestArchive:

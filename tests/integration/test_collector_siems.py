@@ -5,66 +5,215 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import re
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from ruamel.yaml import YAML
 
 from collector import launch, servers
+from tests import golden, siem_records
 from tests.integration.gateway import (
     EXEC,
     LOGIN,
     SETTINGS,
     Gateway,
+    encoded,
     eventually,
+    plain,
     record,
-    records_in,
+    records_of,
+    request,
     settings_of,
     with_file_exporter,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "siem"
+# Writes the files under tests/golden/siem anew; the diff then shows what a change does to each SIEM.
+RENEW = "UPDATE_GOLDEN=1 pytest tests/integration/test_collector_siems.py -k golden"
+REPLAY_MARK = "audit.replay.to"
+SIEMS = [siem.name for siem in launch.SIEMS]
+Made = dict[str, list[dict[str, Any]]]  # records by SIEM
+each_siem = pytest.mark.parametrize("name", SIEMS)
 
 
-@pytest.mark.parametrize("name", ["elasticsearch", "elastic-otlp", "splunk", "datadog"])
-def test_the_transform_makes_what_the_golden_file_shows(otelcol: Path, tmp_path: Path, name: str) -> None:
-    # The real file in the real Collector, with a `file` exporter in place of its own, which may be missing here.
-    replaced = with_file_exporter(name, tmp_path, token="k")  # noqa: S106 - made up
-    with Gateway(otelcol, tmp_path / "data", {"AUDIT_COLLECTOR_NAMESPACE": "production"}, replaced) as gateway:
-        answer = gateway.send(record(EXEC), record(LOGIN, "tron.audit.request", "mallory failed to log in"), record({}))
-        assert answer.status_code == 200
+def received(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Of what the exporter is given, what the SIEM gets to see: for two of them the body is all there is to it."""
+    left = {key: value for key, value in record.items() if key not in {"resource", "scope"} and value not in ({}, "")}
+    match name:
+        case "splunk":
+            unseen = {"timeUnixNano", "observedTimeUnixNano", "eventName", "body"}
+            beside = {key: value for key, value in left.items() if key not in unseen}
+            return {"time": left["timeUnixNano"], "event": left["body"], **beside}
+        case "elasticsearch":
+            return {"document": left["body"], "attributes": left["attributes"]}
+        case _:
+            return left
+
+
+def sent(otelcol: Path, directory: Path, records: Sequence[dict[str, Any]]) -> Made:
+    """What each SIEM's exporter is given of these records: the real files, all together, in the real Collector.
+
+    A `file` exporter stands in place of each one's own, which may be missing here.
+    """
+    files = {name: alone(name, directory) for name in SIEMS}
+    with Gateway(otelcol, directory / "data", {"AUDIT_COLLECTOR_NAMESPACE": "production"}, *files.values()) as gateway:
+        assert gateway.send(*records).status_code == 200
         assert "error" not in gateway.server.log()  # a statement that fails is passed over, and logged
-    made = [
-        {**around, "body": each["body"], "attributes": each["attributes"]}
-        for around, each in records_in(tmp_path / "out.jsonl")
-    ]
-    file = GOLDEN / f"{name}.json"
-    actual = tmp_path / file.name
-    actual.write_text(json.dumps(made, indent=2) + "\n")
-    assert made == json.loads(file.read_text()), f"{actual} is not {file}"
+    return {name: [{**around, **each} for around, each in records_of(requests_in(directory / name))] for name in SIEMS}
 
 
-@pytest.mark.parametrize("name", ["elasticsearch", "elastic-otlp", "splunk", "datadog"])
-def test_a_value_of_the_wrong_type_costs_its_field_and_not_the_record(otelcol: Path, tmp_path: Path, name: str) -> None:
-    replaced = with_file_exporter(name, tmp_path, token="k")  # noqa: S106 - made up
-    wrong = {"audit.record.id": "1", "audit.duration_ms": "long", "client.address": 7, "audit.action": 3}
-    with Gateway(otelcol, tmp_path / "data", {}, replaced) as gateway:
-        assert gateway.send(record(wrong), record(EXEC)).status_code == 200
-        assert gateway.archived() == [wrong, EXEC]
-    first, second = (str(each) for _, each in records_in(tmp_path / "out.jsonl"))
-    assert "12500000" not in first
-    assert "alice@example.com" in second
+def requests_in(directory: Path) -> list[dict[str, Any]]:
+    """The OTLP/JSON requests that `alone` has written there."""
+    # As bytes: a text would be split at U+2028 as well, which JSON need not escape.
+    return [json.loads(line) for line in (directory / "out.jsonl").read_bytes().splitlines()]
 
 
-def test_elasticsearch_gets_no_address_into_a_field_that_would_refuse_the_document() -> None:
-    ran, login, _ = json.loads((GOLDEN / "elasticsearch.json").read_text())
-    assert ran["body"]["client"] == {"address": "192.0.2.7", "ip": "192.0.2.7"}
-    assert login["body"]["client"] == {"address": "testclient"}
+def alone(name: str, directory: Path) -> Path:
+    """The SIEM's file with a `file` exporter of its own, which writes NAME/out.jsonl beneath the directory."""
+    (directory / name).mkdir(parents=True)
+    file = with_file_exporter(name, directory / name, token="k")  # noqa: S106 - made up
+    file.write_text(file.read_text().replace('"file/out"', f'"file/{name}"'))
+    return file
+
+
+def send_marked(gateway: Gateway, siem: str, record_: dict[str, Any]) -> httpx.Response:
+    """Send a record as `tron-audit replay` does."""
+    message = json.loads(request(record_))
+    message["resourceLogs"][0]["resource"]["attributes"] += encoded({REPLAY_MARK: siem})
+    return httpx.post(gateway.url, json=message, trust_env=False)
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every list and scalar in nested maps, with the names on the way to it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
+
+
+@pytest.fixture(scope="module")
+def made(otelcol: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What each SIEM's exporter is given of the twenty records."""
+    return sent(otelcol, tmp_path_factory.mktemp("siems"), list(siem_records.RECORDS.values()))
+
+
+@each_siem
+def test_each_siem_gets_what_its_golden_file_shows(made: Made, name: str) -> None:
+    [around] = {
+        json.dumps({key: each[key] for key in ("resource", "scope")}) for each in made[name]
+    }  # the same for all
+    # Sorted, because the Collector's maps have no order of their own.
+    records = {
+        of: json.loads(json.dumps(received(name, each), sort_keys=True))
+        for of, each in zip(siem_records.RECORDS, made[name], strict=True)
+    }
+    try:
+        golden.check(f"siem/{name}", {**json.loads(around), "records": records})
+    except AssertionError as error:
+        error.add_note(f"If this is meant: {RENEW}")
+        raise
+
+
+@each_siem
+def test_no_fact_is_lost_on_the_way_to_a_siem(made: Made, name: str) -> None:
+    for (of, sent_record), each in zip(siem_records.RECORDS.items(), made[name], strict=True):
+        there = {json.dumps(value) for _, value in leaves(each)}
+        facts = {pair["key"]: plain(pair["value"]) for pair in sent_record["attributes"]}
+        if (duration := facts.pop("audit.duration_ms", None)) is not None:
+            # In nanoseconds where a SIEM has a field for it.
+            assert there & {json.dumps(duration), json.dumps(int(duration * 1_000_000))}, of
+        assert [key for key, value in facts.items() if json.dumps(value) not in there] == [], of
+
+
+def test_the_records_have_every_attribute_that_is_documented() -> None:
+    documented = (launch.HERE.parent / "docs" / "record.md").read_text()
+    named = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", documented, re.MULTILINE)
+        for name in re.findall(r"`([\w.]+\.\w+)`", row)
+    }
+    assert len(named) > 40
+    assert named - {pair["key"] for each in siem_records.RECORDS.values() for pair in each["attributes"]} == set()
+
+
+@pytest.fixture(scope="module")
+def made_of_wrong_types(otelcol: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What each SIEM's exporter is given when no value is of the type that it should be."""
+    facts = {pair["key"]: plain(pair["value"]) for each in siem_records.RECORDS.values() for pair in each["attributes"]}
+    wrong = {key: 7 if isinstance(value, str) else "of another type" for key, value in facts.items()}
+    deciding = ("audit.action", "process.command_args")  # on other fields
+    records = [wrong, *({**wrong, key: facts[key]} for key in deciding), EXEC]
+    return sent(otelcol, tmp_path_factory.mktemp("wrong"), [record(each) for each in records])
+
+
+@each_siem
+def test_a_value_of_the_wrong_type_costs_its_field_and_not_the_record(made_of_wrong_types: Made, name: str) -> None:
+    *wrong, right = made_of_wrong_types[name]
+    assert len(wrong) == 3
+    assert "alice@example.com" in str(right)
+    expected: dict[str, set[type]] = {}
+    for each in json.loads((golden.DIRECTORY / "siem" / f"{name}.json").read_text())["records"].values():
+        for path, value in leaves(each):
+            expected.setdefault(path, set()).add(type(value))
+    # Under its own name a value stays what it is, as a header does; a field of the SIEM's has one type for ever.
+    own = {f"attributes.{pair['key']}" for each in siem_records.RECORDS.values() for pair in each["attributes"]}
+    for each in wrong:
+        found = {
+            path: value for path, value in leaves(received(name, each)) if path not in own and "headers." not in path
+        }
+        changed = [path for path, value in found.items() if type(value) not in expected.get(path, {type(value)})]
+        assert changed == []
+
+
+def test_what_is_sent_again_to_one_siem_is_there_as_the_first_time_and_nowhere_else(
+    otelcol: Path, tmp_path: Path
+) -> None:
+    files = [alone(name, tmp_path) for name in SIEMS]
+    marks = [*SIEMS, "nobody"]
+    with Gateway(otelcol, tmp_path / "data", {}, *files) as gateway:
+        for mark in marks:
+            assert gateway.send(record({**EXEC, "audit.record.id": mark})).status_code == 200
+        for mark in marks:
+            assert send_marked(gateway, mark, record({**EXEC, "audit.record.id": mark})).status_code == 200
+        assert "error" not in gateway.server.log()
+    for name in SIEMS:
+        *first, again = requests_in(tmp_path / name)
+        assert len(first) == len(marks), name  # or something for another SIEM has come as well
+        assert again == first[marks.index(name)], name
+
+
+# Where a SIEM looks for its fields, and names of its own that a sender could use.
+PLACES = ("event", "document", "attributes")
+FORGED = {
+    "splunk": ["user", "src", "action", "status", "vendor_product"],
+    "datadog": ["usr.id", "evt.outcome", "network.client.ip", "http.status_code", "message", "service", "ddtags"],
+    "elastic-otlp": ["event.outcome", "client.ip", "data_stream.dataset", "elasticsearch.document_id"],
+    "elasticsearch": ["event.outcome", "client.ip", "data_stream.dataset", "elasticsearch.document_id"],
+}
+
+
+def test_a_sender_cannot_write_into_the_fields_of_a_siem(otelcol: Path, tmp_path: Path) -> None:
+    forged = {field: "forged" for fields in FORGED.values() for field in fields}
+    made = sent(otelcol, tmp_path, [record({"audit.action": "READ", **forged})])
+    for name, fields in FORGED.items():
+        found = {path for path, value in leaves(received(name, made[name][0])) if value == "forged"}
+        assert found.isdisjoint({*fields, *(f"{place}.{field}" for place in PLACES for field in fields)}), name
+
+
+def test_elastic_gets_no_address_into_a_field_that_would_refuse_the_document() -> None:
+    records = json.loads((golden.DIRECTORY / "siem" / "elasticsearch.json").read_text())["records"]
+    assert records["read"]["document"]["client"] == {"address": "2001:db8::7", "ip": "2001:db8::7"}
+    assert records["hostile"]["document"]["client"] == {"address": "testclient"}
+    records = json.loads((golden.DIRECTORY / "siem" / "elastic-otlp.json").read_text())["records"]
+    assert records["read"]["attributes"]["client.ip"] == "2001:db8::7"
+    assert "client.ip" not in records["hostile"]["attributes"]
 
 
 class TestDelivery:
