@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-with-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak unit lint types format collector constraints clean
+.PHONY: help demo servers test soak unit lint types format collector constraints clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,12 +25,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## run the whole path here, and show where each record arrived (ONCE=1 stops by itself, DOCKER=1 uses compose)
 	@$(BIN)/python -m examples.demo
 
-test: $(STAMP) ## run every test; builds the Collector and the log store when they are not there yet
+servers: $(STAMP)
 	@$(BIN)/python -m collector.build all >/dev/null
+	@$(BIN)/python -m collector.opensearch >/dev/null
+
+test: servers ## run every test; builds the Collector and the other servers when they are not there yet
 	@$(BIN)/pytest --cov --cov-report=term
 
-soak: $(STAMP) ## run the long forms of the proofs: kills, outages, full disks, a million records; about 15 minutes
-	@$(BIN)/python -m collector.build all >/dev/null
+soak: servers ## run the long forms of the proofs: kills, outages, full disks, a million records; about an hour
 	@$(BIN)/pytest -m soak -s
 
 unit: $(STAMP) ## run the tests that need no server

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from collector import launch
 from collector.servers import ServerError
 from examples.demo import __main__ as demo
-from examples.demo import compose, evidence, outage, stage, traffic
+from examples.demo import compose, evidence, outage, refusal, stage, traffic
 from tron_audit_otel import journal_dir
 from tron_audit_otel.disk_journal import DiskJournal, adopt
 
@@ -130,7 +130,7 @@ class Machine:
             SimpleNamespace(pid=pid, kill=self.noting(f"{name} killed"), start=self.noting(f"{name} started", then))
             for pid, name, then in ((1, "api", self.succeed), (2, "collector", self.take))
         )
-        self.processes = stage.Processes(cast("Any", api), cast("Any", collector), root)
+        self.processes = stage.Processes(cast("Any", api), cast("Any", collector), root, root / "token", {})
 
     def begin(self) -> DiskJournal:
         return DiskJournal.create(self.root, bytes_max=1 << 20, fsync=False)
@@ -184,6 +184,49 @@ def test_a_record_that_never_reaches_the_disk_stops_the_demo(tmp_path: Path, mon
     with pytest.raises(ServerError, match=r"^1 instead of 2 records wait on disk after 0\.1 s$"):
         outage.play(machine.processes, (machine.step(0), forgotten), lambda _: None)
     assert [what for what, _ in machine.happened] == ["collector killed"]
+
+
+class Tools:
+    """`tron-audit`, of which each call is noted with the token that the SIEM took then; it owes what it is told to."""
+
+    def __init__(self, token: Path, *owed: int) -> None:
+        self.token = token
+        self.owed = [*owed]
+        self.calls: list[tuple[str, str]] = []
+
+    def __call__(self, _: stage.Processes, *arguments: str) -> str:
+        self.calls.append((arguments[0], self.token.read_text()))
+        siems = [{"name": SIEM, "owed": self.owed.pop(0)}] if "--json" in arguments else []
+        return json.dumps({"siems": siems}) if siems else "Nothing is missing any more."
+
+
+def processes(root: Path) -> stage.Processes:
+    token = root / "token"
+    token.write_text("s3cret")
+    return stage.Processes(cast("Any", None), cast("Any", None), root, token, {})
+
+
+def test_the_token_is_mended_before_what_is_missing_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, said = processes(tmp_path), list[str]()
+    tools = Tools(running.siem_token, 0, 1)
+    monkeypatch.setattr(refusal, "_tron_audit", tools)
+    monkeypatch.setattr(refusal, "POLL_SECONDS", 0)
+    taken: list[str] = []
+    step = traffic.Step("alice deletes a webapp", lambda: taken.append(running.siem_token.read_text()), (DELETED,))
+    assert refusal.play(running, (step,), said.append) == (DELETED,)
+    assert taken == ["another"]
+    assert tools.calls == [("status", "s3cret"), *[("status", "another")] * 2, ("reconcile", "s3cret")]
+    assert [line.split()[0] for line in said] == ["token", "status", "token", "$", "Nothing"]
+
+
+def test_a_siem_that_refuses_nothing_stops_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = processes(tmp_path)
+    monkeypatch.setattr(refusal, "_tron_audit", Tools(running.siem_token, 0))
+    monkeypatch.setattr(refusal, "WAIT_SECONDS_MAX", -1)
+    with pytest.raises(ServerError, match="http refused 0 of 1 records"):
+        refusal.play(running, (traffic.Step("nothing", lambda: None, (DELETED,)),), lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from rich.markup import escape
 from collector.build import BuildError
 from collector.launch import LaunchError
 from collector.servers import ServerError
-from examples.demo import compose, evidence, outage, stage, traffic
+from examples.demo import compose, evidence, outage, refusal, stage, traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ def _run(console: Console, stack: ExitStack, environ: Mapping[str, str]) -> int:
 
 
 def _tell(console: Console, running: Stage, say: Callable[[str], None]) -> Evidence:
-    """Play the story, and then the outage; show the records of each, and return what the destinations have of both."""
+    """Play the story, the outage and the refusal; show the records of each, and return what the destinations have."""
     steps = traffic.story(running.api_url)
     _play(console, steps)
     expected = (traffic.START, *traffic.facts(steps))
@@ -92,16 +92,21 @@ def _tell(console: Console, running: Stage, say: Callable[[str], None]) -> Evide
     proof = _collect(console, running, expected)
     console.print(evidence.table(proof, console.width))
     if running.processes is None:
-        say("kill -9     left out with docker compose; `make demo` without DOCKER=1 has it")
+        say("kill -9     left out with docker compose; `make demo` without DOCKER=1 has it, and what comes after it")
         return proof
-    if proof.problems():
-        say("kill -9     left out: not everything has arrived")
-        return proof
-    say(f"arrived     all {len(expected)}; now the Collector dies, and then the API")
-    expected += outage.play(running.processes, traffic.outage(running.api_url), say)
-    after = _collect(console, running, expected)
-    console.print(evidence.table(after, console.width, but=proof.records))
-    return after
+    chapters = (
+        ("now the Collector dies, and then the API", outage.play, traffic.outage),
+        ("now a SIEM refuses what it is sent", refusal.play, traffic.refusal),
+    )
+    for title, play, happening in chapters:
+        if proof.problems():
+            say("the rest    left out: not everything has arrived")
+            return proof
+        say(f"arrived     all {len(expected)}; {title}")
+        expected += play(running.processes, happening(running.api_url), say)
+        before, proof = proof, _collect(console, running, expected)
+        console.print(evidence.table(proof, console.width, but=before.records))
+    return proof
 
 
 def _collect(console: Console, running: Stage, expected: tuple[Fact, ...]) -> Evidence:

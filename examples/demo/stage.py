@@ -34,6 +34,10 @@ class Processes:
     api: servers.Server
     collector: servers.Server
     journal: Path
+    siem_token: Path
+    """Holds the token that the SIEM ``http`` takes."""
+    tools: Mapping[str, str]
+    """The environment of ``tron-audit`` beside the Collector."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def tenant_overlay(siems: Iterable[str]) -> str:
 
 def read_archive(files: Iterable[str]) -> list[dict[str, Any]]:
     """Return the OTLP requests in the texts of archive files, one request a line."""
-    return [json.loads(line) for text in files for line in text.splitlines()]
+    return [json.loads(line) for text in files for line in text.split("\n") if line]
 
 
 def local(stack: ExitStack, say: Callable[[str], None]) -> Stage:
@@ -106,9 +110,13 @@ def local(stack: ExitStack, say: Callable[[str], None]) -> Stage:
 
     store = stack.enter_context(servers.victorialogs(victorialogs))
     say(f"log store   {store.url}")
-    gateway_url = _start_gateway(stack, otelcol, store.url, token)
+    siem_token = data / "siem-token"
+    siem_token.write_text(token, encoding="utf-8")
+    gateway_url = _start_gateway(stack, otelcol, store.url, siem_token)
     settings = siem_settings(store.url, gateway_url, token)
-    collector_url, collector = _start_collector(stack, otelcol, data, token, {name: settings[name] for name in siems})
+    (metrics,) = servers.free_ports(1)
+    beside = {"AUDIT_COLLECTOR_DATA": str(data), "AUDIT_COLLECTOR_METRICS_PORT": str(metrics)}
+    collector_url, collector = _start_collector(stack, otelcol, beside, token, {name: settings[name] for name in siems})
     say(f"Collector   {collector_url} to {', '.join(('archive', *siems))}")
     journal = data / "journal"
     api_url, api = _start_api(stack, collector_url, token, journal)
@@ -118,29 +126,50 @@ def local(stack: ExitStack, say: Callable[[str], None]) -> Stage:
         return read_archive(file.read_text(encoding="utf-8") for file in sorted((data / "archive").glob("*.jsonl")))
 
     logs = {"api": api.log, "collector": collector.log}
-    processes = Processes(api, collector, journal)
+    tools = {
+        **clean_environment(),
+        **beside,
+        **sender_settings(collector_url, token),
+        "AUDIT_LOG_JOURNAL_DIR": str(journal),
+        "VICTORIALOGS_TENANT": f"{TENANTS['http']}:0",
+        "VICTORIALOGS_URL": store.url,
+        "XDG_STATE_HOME": str(data / "state"),
+    }
+    processes = Processes(api, collector, journal, siem_token, tools)
     return Stage(api_url, store, siems, absent, archive, lambda name: logs[name](), processes)
 
 
-def _start_gateway(stack: ExitStack, otelcol: Path, store_url: str, token: str) -> str:
+def clean_environment() -> dict[str, str]:
+    """Return this shell's variables but those for another service's telemetry, which must reach nothing here."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("AUDIT_", "OTEL_"))}
+
+
+def sender_settings(collector_url: str, token: str) -> dict[str, str]:
+    """Return what a sender needs to reach the Collector."""
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector_url,
+        "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}",
+    }
+
+
+def _start_gateway(stack: ExitStack, otelcol: Path, store_url: str, token: Path) -> str:
     endpoint, health = (f"127.0.0.1:{port}" for port in servers.free_ports(2))
-    environ = gateway_settings(endpoint, health, store_url, token)
+    environ = gateway_settings(endpoint, health, store_url, "") | {"DEMO_GATEWAY_TOKEN_FILE": str(token)}
     stack.enter_context(servers.Collector(otelcol, [GATEWAY], environ, f"http://{health}", "gateway"))
     return f"http://{endpoint}"
 
 
 def _start_collector(
-    stack: ExitStack, otelcol: Path, data: Path, token: str, siems: Mapping[str, Mapping[str, str]]
+    stack: ExitStack, otelcol: Path, beside: Mapping[str, str], token: str, siems: Mapping[str, Mapping[str, str]]
 ) -> tuple[str, servers.Server]:
-    overlay = data / "tenants.yaml"
+    overlay = Path(beside["AUDIT_COLLECTOR_DATA"]) / "tenants.yaml"
     overlay.write_text(tenant_overlay(siems), encoding="utf-8")
-    otlp, grpc, health, metrics = servers.free_ports(4)
+    otlp, grpc, health = servers.free_ports(3)
     environ = {
-        "AUDIT_COLLECTOR_DATA": str(data),
+        **beside,
         "AUDIT_COLLECTOR_GRPC_ENDPOINT": f"127.0.0.1:{grpc}",
         "AUDIT_COLLECTOR_HEALTH_ENDPOINT": f"127.0.0.1:{health}",
         "AUDIT_COLLECTOR_HTTP_ENDPOINT": f"127.0.0.1:{otlp}",
-        "AUDIT_COLLECTOR_METRICS_PORT": str(metrics),
         "AUDIT_COLLECTOR_TOKEN": token,
     }
     for settings in siems.values():
@@ -159,14 +188,11 @@ def _start_api(stack: ExitStack, collector_url: str, token: str, journal: Path) 
         "AUDIT_LOG_ENABLED": "true",
         "AUDIT_LOG_JOURNAL_DIR": str(journal),
         "AUDIT_LOG_POLICY_FILE": str(POLICY),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": collector_url,
-        "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}",
         "OTEL_SERVICE_NAME": "platform-api",
+        **sender_settings(collector_url, token),
     }
-    # Whatever this shell has set for another service's telemetry must not reach the API.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("AUDIT_", "OTEL_"))}
     # --no-proxy-headers: uvicorn would believe a forwarded address from 127.0.0.1, and here everybody is 127.0.0.1.
     command = [sys.executable, "-m", "uvicorn", "examples.platform_api.app:app", "--app-dir", str(ROOT)]
     command += ["--port", str(port), "--no-proxy-headers"]
     url = f"http://127.0.0.1:{port}"
-    return url, stack.enter_context(servers.Server("api", command, environ | audit, f"{url}/health"))
+    return url, stack.enter_context(servers.Server("api", command, clean_environment() | audit, f"{url}/health"))

@@ -135,11 +135,7 @@ def outage(base_url: str) -> tuple[Step, ...]:
     """Return what alice does while the Collector is dead. She logs in for it: this needs no story before it."""
     alice = Client(base_url)
     return (
-        _step(
-            "alice logs in",
-            lambda: alice.log_in(ALICE, "alice-password"),
-            (ALICE, "LOGIN", f"users/{ALICE}", 200, "success"),
-        ),
+        _alice_logs_in(alice),
         _step(
             "alice changes a secret",
             lambda: alice.send("PUT", "/secrets/database-url", {"value": "never-in-a-record"}),
@@ -155,6 +151,27 @@ def outage(base_url: str) -> tuple[Step, ...]:
             lambda: alice.send("DELETE", "/instances/inst-idle"),
             (ALICE, "DELETE", DELETED_IN_OUTAGE, 204, "success"),
         ),
+    )
+
+
+def refusal(base_url: str) -> tuple[Step, ...]:
+    """Return what alice does while a SIEM refuses its records. It needs no story before it either."""
+    alice = Client(base_url)
+    return (
+        _alice_logs_in(alice),
+        _step(
+            "alice runs a command in a pod",
+            lambda: alice.run("/workers/work-mail/pods/mail-0", "whoami"),
+            (ALICE, "EXEC", "workers/work-mail/pods/mail-0", 200, "success"),
+        ),
+    )
+
+
+def _alice_logs_in(alice: Client) -> Step:
+    return _step(
+        "alice logs in",
+        lambda: alice.log_in(ALICE, "alice-password"),
+        (ALICE, "LOGIN", f"users/{ALICE}", 200, "success"),
     )
 
 

@@ -181,7 +181,7 @@ def decoded(pairs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def records_in(file: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Each record in a file of OTLP/JSON lines, as `records_of` has it."""
-    return records_of(json.loads(line) for line in file.read_text().splitlines())
+    return records_of(json.loads(line) for line in file.read_bytes().splitlines())
 
 
 def records_of(requests: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
