@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.journals import COUNTS, leave, note, owner, run
+from tests.metrics_fakes import says, server, shown
 from tron_audit_otel import cli_processes, cli_text
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.context import open_telemetry_context
@@ -68,7 +69,9 @@ def test_a_journal_that_nobody_has_begun_is_no_fault(status: Callable[..., Told]
     assert out.startswith(f"No process has written a record yet: {root} does not exist.\n")
     assert not root.exists()
     code, out, _ = status("--json")
-    assert (code, json.loads(out)) == (0, {"ok": True, "journal_dir": str(root), "exists": False})
+    told = json.loads(out)
+    assert (code, told["ok"], told["journal_dir"], told["exists"]) == (0, True, str(root), False)
+    assert "processes" not in told
 
 
 def test_a_journal_in_memory_is_known_to_its_process_alone(status: Callable[..., Told]) -> None:
@@ -76,6 +79,99 @@ def test_a_journal_in_memory_is_known_to_its_process_alone(status: Callable[...,
     assert (code, out) == (2, "")
     assert err.startswith("tron-audit: AUDIT_LOG_JOURNAL=memory: nothing is on disk, and only the process itself knows")
     assert "tron_audit_otel.stats()" in err
+
+
+@pytest.fixture
+def collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """One whose SIEM has refused records, and has taken others."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with server(says(shown(siems={"otlp_http/http": {"failed": 3, "delivered": 97}}).encode())) as url:
+        yield url
+
+
+def test_a_journal_in_memory_does_not_hide_the_collector(status: Callable[..., Told], collector: str) -> None:
+    code, out, err = status("--collector", collector, AUDIT_LOG_JOURNAL="memory")
+    assert (code, err) == (1, "")
+    assert out.startswith("AUDIT_LOG_JOURNAL=memory: nothing is on disk")
+    assert "\nhttp: 100 taken, 97 delivered, 3 refused\n" in out
+    assert "\nTo do: http has refused 3 records for good." in out
+
+
+def test_no_journal_here_does_not_hide_the_collector(status: Callable[..., Told], collector: str, root: Path) -> None:
+    code, out, _ = status("--collector", collector, "--json")
+    told = json.loads(out)
+    assert (code, told["ok"], told["exists"], kinds(told)) == (1, False, False, ["siem_refused"])
+    assert [siem["name"] for siem in told["siems"]] == ["http"]
+    assert told["collector"]["archived"] == 100
+
+
+def test_a_journal_that_cannot_be_read_hides_neither_the_collector_nor_itself(
+    status: Callable[..., Told], collector: str, root: Path
+) -> None:
+    root.write_text("a file where the directory should be")
+    code, out, err = status("--collector", collector)
+    assert (code, err) == (2, "")
+    assert out.startswith(f"AUDIT_LOG_JOURNAL_DIR: {root} cannot be read: ")
+    assert "\nTo do: http has refused 3 records for good." in out
+    code, out, err = status("--collector", "http://127.0.0.1:1")
+    assert (code, err) == (2, "")
+    assert "\nTo do: http://127.0.0.1:1/metrics cannot be reached: " in out
+
+
+def test_a_journal_that_cannot_be_read_is_not_all_well_because_the_siems_are(
+    status: Callable[..., Told], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    root.write_text("a file where the directory should be")
+    with server(says(shown(siems={}).encode())) as url:
+        code, out, _ = status("--collector", url)
+    assert code == 2
+    assert out.endswith("\nTo do: Mend what keeps the journal from being read.\n")
+
+
+def test_what_the_journal_and_what_a_siem_wants_are_told_together(
+    status: Callable[..., Told], collector: str, root: Path
+) -> None:
+    leave(root, ["r-1"])
+    code, out, _ = status("--json", "--collector", collector)
+    assert (code, kinds(json.loads(out))) == (1, ["left", "siem_refused"])
+    lines = status("--collector", collector)[1].splitlines()
+    assert [line.split(":")[0] for line in lines[-2:]] == ["To do", "To do"]
+
+
+def test_a_collector_that_is_silent_is_a_problem_beside_a_journal_that_is_well(
+    status: Callable[..., Told], live: DiskJournal
+) -> None:
+    live.note(note())
+    code, out, _ = status("--collector", "http://127.0.0.1:1")
+    assert code == 1
+    assert "\nTo do: http://127.0.0.1:1/metrics cannot be reached: " in out
+
+
+def test_what_is_on_its_way_to_a_siem_is_told_when_all_is_well(
+    status: Callable[..., Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    siem = {"taken": 100, "delivered": 80, "waiting_bytes": 20_000}
+    with server(says(shown(siems={"splunk_hec": siem}).encode())) as url:
+        code, out, _ = status("--collector", url)
+    assert code == 0
+    assert out.endswith("\nAll is well so far: on the way are about 20 records for splunk.\n")
+
+
+def test_what_waits_here_and_what_waits_at_the_collector_are_both_told(
+    status: Callable[..., Told], live: DiskJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    live.append(b"x", 1)
+    live.note(note(emitted=1, pending=1, shipping="retrying", reason="HTTP 503"))
+    with server(says(shown(siems={"splunk_hec": {"waiting_bytes": 20_000}}).encode())) as url:
+        code, out, _ = status("--collector", url)
+    assert code == 0
+    assert out.splitlines()[-2:] == [
+        "All is well so far: what waits is tried again by itself (HTTP 503).",
+        "At the Collector are about 20 records for splunk.",
+    ]
 
 
 def test_a_setting_that_is_wrong_is_named(status: Callable[..., Told]) -> None:

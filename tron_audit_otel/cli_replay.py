@@ -2,19 +2,298 @@
 
 from __future__ import annotations
 
+import argparse
+import math
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from platformdirs import user_state_path
+
+from tron_audit_otel import archive, cli_time, collector_metrics, replay, siem_looks, transport
+from tron_audit_otel.cli_queue import Queue, find
+from tron_audit_otel.cli_source import LISTED, Source, StoppedError
+from tron_audit_otel.cli_stop import EXIT_SIGNAL, stopped
+from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, EXIT_WORK, Answer, Progress, count, duration, size
+from tron_audit_otel.config import STATE, AuditConfig
+from tron_audit_otel.errors import ArchiveError, AuditError, CollectorError, ConfigError, ReplayError
+from tron_audit_otel.tool_config import ToolConfig, url
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping
 
-    from tron_audit_otel.cli_text import Answer
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+
+    from tron_audit_otel.collector_metrics import Collector
+
+SETTLE_SECONDS = 10.0
+"""A SIEM that works takes the last batch in two or three; one that refuses it is known by then."""
+RATE_MIN = 0.001
+"""Records a second: one in a quarter of an hour."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
+    parser.add_argument(
+        "--to", required=True, metavar="SIEM", help="the SIEM, by the name of its file in collector/siem"
+    )
+    parser.add_argument(
+        "--since", metavar="TIME", help=f"records that happened or came to the Collector since then, {cli_time.WHEN}"
+    )
+    parser.add_argument("--until", metavar="TIME", help="records that happened before then; by default all there are")
+    parser.add_argument(
+        "--ids",
+        metavar="FILE",
+        help="only the records with these ids, one a line; `-` reads them from standard input. Without --since the "
+        "whole archive is searched",
+    )
+    parser.add_argument(
+        "--archive", type=Path, metavar="DIR", help="the archive; by default AUDIT_COLLECTOR_DATA/archive"
+    )
+    parser.add_argument(
+        "--collector",
+        type=_url,
+        metavar="URL",
+        help="where the Collector shows its metrics; by default AUDIT_COLLECTOR_METRICS_HOST and _PORT say so",
+    )
+    parser.add_argument(
+        "--rate", type=_rate, default=0.0, metavar="N", help="records a second at most; by default as many as it takes"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="do without the Collector's metrics: neither is it asked whether it has this SIEM, in which case all that "
+        "is sent would go nowhere, nor how full the SIEM's queue is",
+    )
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Answer:
-    """Runs it."""
-    raise NotImplementedError
+    """Sends the records, or with ``--dry-run`` counts them.
+
+    Raises:
+        ConfigError: An argument or a setting must be mended; the Collector has no such SIEM.
+        ArchiveError: The archive cannot be read.
+        CollectorError: The Collector's metrics cannot be read.
+    """
+    now = datetime.now(UTC)
+    if options.since is None and options.ids is None:
+        raise ConfigError(f"--since or --ids must be given; a time is {cli_time.WHEN}")
+    span = cli_time.span(options.since, options.until, now)
+    wanted = None if options.ids is None else _ids(options.ids)
+    tools = ToolConfig.from_env(environ)
+    config = AuditConfig.from_env({**environ, "AUDIT_LOG_ENABLED": "true"})
+    metrics_url = options.collector or tools.metrics_url
+    # Before the archive is read: what was refused by now is in it.
+    collector = None if options.force else _collector(metrics_url, options.to)
+    directory = (options.archive or tools.archive).absolute()
+    progress = Progress()
+    with stopped() as stop:
+        source = Source(directory, span, wanted, progress, stop)
+        try:
+            if options.dry_run:
+                return _dry_run(source, options.to)
+            return _Sending(source, options, config, collector).run()
+        finally:
+            progress.end()
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if rate and not RATE_MIN <= rate < math.inf:
+        raise ValueError(text)
+    return rate
+
+
+_rate.__name__ = "number of records a second"  # argparse names it so when it is none
+
+
+def _url(text: str) -> str:
+    try:
+        found = url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, not {text!r}") from error
+    return found if urlsplit(found).path else f"{found}/metrics"
+
+
+def _ids(name: str) -> set[str]:
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"--ids {name} cannot be read: {reason}") from error
+    ids = {line.strip() for line in text.split("\n")} - {""}
+    if not ids:
+        raise ConfigError(f"--ids {name} holds no id")
+    return ids
+
+
+def _collector(metrics_url: str, name: str) -> Collector:
+    """Asks the Collector, and makes sure that it has the SIEM: else the records would be taken and go nowhere."""
+    try:
+        found = collector_metrics.read(metrics_url)
+    except CollectorError as error:
+        raise CollectorError(
+            f"{error}. Without it nobody can tell whether this Collector sends to {name}, or how full the queue is; "
+            "--force does without"
+        ) from error
+    if find(found, name) is None:
+        names = ", ".join(siem.name for siem in found.siems) or "none"
+        raise ConfigError(f"--to {name}: the Collector at {metrics_url} sends to no such SIEM; those it has: {names}")
+    return found
+
+
+def _dry_run(source: Source, to: str) -> Answer:
+    first_ns, last_ns = archive.ALWAYS.until_ns, 0
+    deeds: Counter[tuple[str, str]] = Counter()
+    stopped_by = 0
+    try:
+        for request in source.requests():
+            for record in archive.log_records(request):
+                source.records += 1
+                time_ns = archive.record_time_ns(record)
+                first_ns, last_ns = min(first_ns, time_ns), max(last_ns, time_ns)
+                deeds[_deed(record)] += 1
+    except StoppedError:
+        stopped_by = source.stop.signal
+    common = deeds.most_common(LISTED)
+    first, last = (cli_time.text(first_ns), cli_time.text(last_ns)) if source.records else (None, None)
+    code = EXIT_SIGNAL + stopped_by if stopped_by else EXIT_OK if source.is_whole else EXIT_WORK
+    data = {
+        "ok": code == EXIT_OK,
+        "dry_run": True,
+        "to": to,
+        "records": source.records,
+        "first": first,
+        "last": last,
+        "deeds": [{"actor": actor, "action": action, "records": records} for (actor, action), records in common],
+        **source.data(),
+    }
+    files = [f"  {name}  {count(records)}" for name, records in source.reading.files.items() if records]
+    lines = [
+        f"Would be sent to {to}: {count(source.records)}" + (f", from {first} to {last}" if first else ""),
+        *(["From:", *files] if files else []),
+        *(["By:"] if common else []),
+        *(f"  {actor or '-'} {action or '-'}  {count(records)}" for (actor, action), records in common),
+        *([f"  and {len(deeds) - LISTED:,} more"] if len(deeds) > LISTED else []),
+        *source.remarks(),
+    ]
+    return Answer(code, data, lines)
+
+
+def _deed(record: LogRecord) -> tuple[str, str]:
+    named = {pair.key: pair.value.string_value for pair in record.attributes}
+    return named.get("audit.actor.id", ""), named.get("audit.action", "")
+
+
+class _Sending:
+    """One replay."""
+
+    def __init__(
+        self, source: Source, options: argparse.Namespace, config: AuditConfig, collector: Collector | None
+    ) -> None:
+        self._source = source
+        self._to: str = options.to
+        self._rate: float = options.rate
+        self._config = config
+        self._collector = collector
+        siem = find(collector, self._to) if collector is not None else None
+        self._queue = (
+            Queue(collector, siem, source.stop, source.progress, source.show)
+            if collector is not None and siem is not None
+            else None
+        )
+        self._failure: AuditError | None = None
+
+    def run(self) -> Answer:
+        source, queue = self._source, self._queue
+        source.doing = "sent"
+        bytes_max = self._config.request_bytes_max
+        pace = replay.Pace(
+            min(bytes_max, queue.request_bytes_max) if queue else bytes_max, self._config.retry_seconds_max
+        )
+        with closing(transport.make(self._config)) as sender:
+            try:
+                replay.replay(
+                    source.requests(),
+                    self._to,
+                    sender,
+                    records_per_second=self._rate,
+                    pace=pace,
+                    on_sent=self._on_sent,
+                    before_send=queue.make_room if queue else lambda _: None,
+                    on_wait=lambda reason: source.show(f"waiting: {reason}"),
+                    stop=source.stop,
+                )
+            except StoppedError:
+                pass
+            except (ReplayError, ArchiveError) as error:
+                if isinstance(error, ArchiveError) and not source.records:
+                    raise
+                self._failure = error
+        mended = self._mended()
+        if queue and source.records and not source.stop.signal:
+            source.show(f"{self._to} is given {SETTLE_SECONDS:.0f} s to take what waits")
+            queue.settle(SETTLE_SECONDS)
+        return self._answer(mended)
+
+    def _on_sent(self, records: int) -> None:
+        self._source.records += records
+        self._source.show()
+
+    def _mended(self) -> int | None:
+        source = self._source
+        is_complete = source.wanted is None and self._failure is None and not source.stop.signal
+        if self._collector is None or not is_complete or not source.records:
+            return None
+        # What cannot be read is in the answer, and no replay could mend it.
+        looks = siem_looks.Looks(user_state_path(STATE) / siem_looks.FILE)
+        return looks.mended(self._to, source.span, self._collector)
+
+    def _answer(self, mended: int | None) -> Answer:
+        source, failure = self._source, self._failure
+        refused, waiting = (self._queue.refused, self._queue.waiting_bytes) if self._queue else (0, 0)
+        seconds = time.monotonic() - source.began_s
+        if source.stop.signal:
+            code = EXIT_SIGNAL + source.stop.signal
+        elif isinstance(failure, ArchiveError):
+            code = EXIT_CONFIG
+        else:
+            code = EXIT_OK if failure is None and source.is_whole and not refused else EXIT_WORK
+        data = {
+            "ok": code == EXIT_OK,
+            "dry_run": False,
+            "to": self._to,
+            "sent": source.records,
+            "seconds": round(seconds, 3),
+            "refused_meanwhile": refused,
+            "waiting_bytes": waiting,
+            "mended": mended,
+            "error": None if failure is None else str(failure),
+            "signal": source.stop.signal or None,
+            **source.data(),
+        }
+        lines = [f"Sent to the Collector for {self._to}: {count(source.records)}, in {duration(seconds)}."]
+        if source.is_read and not any(source.reading.files.values()):
+            lines.append("The archive holds nothing of that span.")
+        if failure is not None:
+            lines.append(f"Ended before all was sent: {failure}")
+        if source.stop.signal:
+            lines.append("Interrupted before all was sent.")
+        if failure is not None or source.stop.signal:
+            lines.append("The same command sends all of it again, under the same ids.")
+        if refused:
+            lines.append(
+                f"Meanwhile {self._to} refused {count(refused)} for good: see `tron-audit status`, mend it, and send "
+                "them again."
+            )
+        if waiting:
+            lines.append(
+                f"In {self._to}'s queue at the Collector: {size(waiting)}. `tron-audit status` says what becomes of it"
+            )
+        return Answer(code, data, [*lines, *source.remarks()])

@@ -1,4 +1,4 @@
-"""``tron-audit status``: what stands in the journal's directory, and what its processes say of themselves."""
+"""``tron-audit status``: what the journal's directory holds, what its processes say of themselves, and the SIEMs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import shutil
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from tron_audit_otel import cli_siems
 from tron_audit_otel.cli_processes import look
 from tron_audit_otel.cli_text import (
+    EXIT_CONFIG,
     EXIT_OK,
     EXIT_WORK,
     Answer,
@@ -22,22 +24,27 @@ from tron_audit_otel.cli_text import (
     on_disk,
     size,
 )
+from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.disk import refusal
+from tron_audit_otel.errors import AuditError
 from tron_audit_otel.ledger import Counts
 from tron_audit_otel.outbox import DEAD_LETTERS
 from tron_audit_otel.stream_dir import DAMAGED
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tron_audit_otel.cli_processes import Process
-    from tron_audit_otel.config import AuditConfig
+    from tron_audit_otel.cli_siems import Told
     from tron_audit_otel.dead_letter import Letter
 
 DISK_FREE_BYTES_MIN = 1 << 20
 """With less a process soon finds the disk full, and may not be able to say so: its note needs room, too."""
+
+NOTHING_WAITS = "All is well: nothing waits."
 
 BLOCKED = {
     "disk_full": "Make room on its disk.",
@@ -48,8 +55,68 @@ BLOCKED = {
 }
 
 
-def status(config: AuditConfig) -> Answer:
+def add(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    cli_siems.add(parser)
+
+
+def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Answer:
     """Tells what waits, what is lost, and what an operator has to do.
+
+    Where a Collector answers or was named, its part is told whatever there is to say of a journal, which may be on
+    other machines.
+
+    Raises:
+        ConfigError: A setting is wrong, or there is neither a journal on disk nor a Collector.
+        JournalError: The journal cannot be read, and there is no Collector.
+    """
+    siems = cli_siems.look(options, environ)
+    try:
+        # As with audit on: a misspelt switch must not pass as "off".
+        config = AuditConfig.from_env({**environ, "AUDIT_LOG_ENABLED": "true"})
+        journal = journals(config)
+    except AuditError as error:
+        if not siems.answers and not siems.problems:
+            raise
+        journal = Journal(EXIT_OK, {"error": str(error)}, [str(error)], [], "")
+        if environ.get("AUDIT_LOG_JOURNAL", "").strip() != "memory":  # which is no fault
+            journal = replace(
+                journal, code=EXIT_CONFIG, problems=[("journal", "Mend what keeps the journal from being read.")]
+            )
+    problems = [*journal.problems, *siems.problems]
+    code = max(journal.code, EXIT_WORK if problems else EXIT_OK)
+    data = {
+        "ok": code == EXIT_OK,
+        **journal.data,
+        **siems.data,
+        "problems": [{"kind": kind, "text": text} for kind, text in problems],
+    }
+    return Answer(code, data, [*journal.lines, "", *siems.lines, "", *_conclusion(problems, journal, siems)])
+
+
+def _conclusion(problems: Sequence[tuple[str, str]], journal: Journal, siems: Told) -> list[str]:
+    if problems:
+        return [f"To do: {text}" for _, text in problems]
+    if not siems.waiting:
+        return [journal.all_well or "All is well."]
+    if journal.all_well in ("", NOTHING_WAITS):
+        return [f"All is well so far: on the way are {siems.waiting}."]
+    return [journal.all_well, f"At the Collector are {siems.waiting}."]
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """What there is to say of the journals."""
+
+    code: int
+    data: dict[str, object]
+    lines: list[str]
+    problems: list[tuple[str, str]]
+    all_well: str
+
+
+def journals(config: AuditConfig) -> Journal:
+    """Looks at the journals.
 
     Raises:
         ConfigError: There is no journal on disk.
@@ -57,13 +124,12 @@ def status(config: AuditConfig) -> Answer:
     """
     root = journal_root(config)
     if (answer := nothing_yet(root)) is not None:
-        return answer
+        found = {key: value for key, value in answer.data.items() if key != "ok"}
+        return Journal(answer.code, found, answer.lines, [], "")
     seen = _Seen(
         root, look(root), DeadLetters(root / DEAD_LETTERS).letters(), _damaged(root), shutil.disk_usage(root).free
     )
-    problems = list(_problems(seen))
     data: dict[str, object] = {
-        "ok": not problems,
         "journal_dir": str(root),
         "exists": True,
         "processes": [_described(process) for process in seen.processes],
@@ -71,9 +137,8 @@ def status(config: AuditConfig) -> Answer:
         "dead_letters": {"count": len(seen.letters), "newest_reason": _newest(seen.letters)},
         "damaged": {"segments": len(seen.damaged), "bytes": sum(seen.damaged)},
         "disk_free_bytes": seen.free_bytes,
-        "problems": [{"kind": kind, "text": text} for kind, text in problems],
     }
-    return Answer(EXIT_WORK if problems else EXIT_OK, data, _report(seen, problems))
+    return Journal(EXIT_OK, data, _report(seen), list(_problems(seen)), _all_well(seen.processes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +218,7 @@ def _lost(processes: Sequence[Process]) -> Counter[str]:
 def _all_well(processes: Sequence[Process]) -> str:
     waiting = sum(process.journal.records for process in processes)
     if not waiting:
-        return "All is well: nothing waits."
+        return NOTHING_WAITS
     for process in processes:
         if process.is_up and process.note is not None and process.note.shipping == "retrying":
             return f"All is well so far: what waits is tried again by itself ({process.note.reason})."
@@ -194,7 +259,7 @@ def _oldest_at(processes: Sequence[Process]) -> float | None:
     return min((process.journal.oldest for process in processes if process.journal.oldest is not None), default=None)
 
 
-def _report(seen: _Seen, problems: Sequence[tuple[str, str]]) -> list[str]:
+def _report(seen: _Seen) -> list[str]:
     processes, letters, damaged = seen.processes, seen.letters, seen.damaged
     up = sum(process.is_up for process in processes)
     waiting = on_disk(
@@ -211,8 +276,6 @@ def _report(seen: _Seen, problems: Sequence[tuple[str, str]]) -> list[str]:
         f"Dead letters: {len(letters):,}" + (f", the newest: {_newest(letters)}" if letters else ""),
         f"Damaged segments: {len(damaged):,}" + (f", {size(sum(damaged))}" if damaged else ""),
         f"Disk: {size(seen.free_bytes)} free",
-        "",
-        *([f"To do: {text}" for _, text in problems] or [_all_well(processes)]),
     ]
 
 
