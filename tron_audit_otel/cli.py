@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
             "say what became of the records, and what an operator has to do",
             "Shows each process that has a journal, what became of its records, what waits, and what is wrong. Where a "
             "Collector runs it shows each SIEM as well: what it took, what waits for it, what it refused, and the "
-            f"command that sends that again. It only reads, and may be run at any time. {ENVIRONMENT} "
+            "command that sends that again. It changes nothing but a small file of its own, and may be run at any "
+            f"time. {ENVIRONMENT} "
             "Exit code 0 when all is well; 1 when something waits for an operator: an endpoint that must be mended, a "
             "journal that cannot be written, dead letters, damage, losses, records that nobody ships, a process that "
             "says nothing, a SIEM that refuses or takes nothing; 2 when a setting must be mended or the journal cannot "
@@ -121,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
             "find what a SIEM lacks of the archive, and send just that again",
             "Compares the ids of the archive's records with those that the SIEM's own search returns, names what is "
             "missing, and sends just that again. Run it where the Collector runs, with its `.env`. "
-            "Exit code 0 when nothing is missing, or not any more; 1 when something still is, or was not sent; 2 when a "
-            "setting must be mended, the archive cannot be read or the SIEM does not answer; 130 after Ctrl-C.",
+            "Exit code 0 when nothing is missing, or not any more; 1 when something still is, or was not sent; 2 when "
+            "a setting must be mended, the archive cannot be read or the SIEM does not answer; 130 after Ctrl-C.",
         )
     )
     journal = commands.add_parser(
