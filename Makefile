@@ -29,7 +29,7 @@ servers: $(STAMP)
 	@$(BIN)/python -m collector.build all >/dev/null
 	@$(BIN)/python -m collector.opensearch >/dev/null
 
-test: servers ## run every test; builds the Collector and the other servers when they are not there yet
+test: servers ## run every test; builds the Collector, VictoriaLogs, Prometheus and OpenSearch once, in 2 to 10 minutes
 	@$(BIN)/pytest --cov --cov-report=term
 
 soak: servers ## run the long forms of the proofs: kills, outages, full disks, a million records; about an hour

