@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
@@ -207,6 +208,7 @@ class TestFaults:
         reading = Reading()
         assert ids(tmp_path, reading=reading) == uuids([0, 1])
         assert (reading.damaged_in_all, reading.damaged) == (1, [f"audit.jsonl, byte {len(before):,}"])
+        assert gc.isenabled(), "it is off while a line is read"
 
     def test_damage_without_end_is_counted_and_not_listed(self, tmp_path: Path) -> None:
         write(tmp_path, current=1_000 * b"?\n")
