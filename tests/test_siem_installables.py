@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import configparser
-import contextlib
-import http.server
 import json
 import re
 import shlex
 import subprocess
-import threading
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +14,9 @@ import pytest
 
 from collector import launch
 from tests import golden
+from tests.listener import listening
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 SIEM = launch.HERE / "siem"
@@ -205,6 +202,11 @@ class TestSplunk:
         for each in sent("splunk")["records"].values():
             assert each.keys() == {"time", "event"}
 
+    def test_what_asks_for_losses_finds_no_refused_requests_which_are_none(self) -> None:
+        asking = {where: search for where, search in self.searches().items() if "audit_action=LOSS" in search}
+        assert len(asking) == 2
+        assert [where for where, search in asking.items() if "NOT system_reason=request_refused" not in search] == []
+
     def test_no_search_runs_by_itself(self) -> None:
         conf = self.conf("default/savedsearches.conf")
         assert {conf[section].get("enableSched", "0") for section in conf.sections()} == {"0"}
@@ -298,7 +300,7 @@ class TestDatadog:
             f'#!/bin/sh\necho "$@" >> "{tmp_path}/arguments"\nexec /usr/bin/env PATH="$REAL_PATH" curl "$@"\n'
         )
         spy.chmod(0o755)
-        with api() as (url, taken):
+        with listening() as (url, taken):
             environ = {
                 "DD_API_URL": url,
                 "DD_API_KEY_FILE": str(tmp_path / "api"),
@@ -308,39 +310,14 @@ class TestDatadog:
                 "TMPDIR": str(tmp_path),
             }
             subprocess.run(["/bin/sh", "-euc", commands], cwd=DATADOG, env=environ, check=True, timeout=60)
-        assert [(path, body) for path, _, body in taken] == [
+        assert [(post.path, json.loads(post.body)) for post in taken] == [
             ("/api/v1/logs/config/pipelines", self.read("pipeline.json")),
             ("/api/v1/dashboard", self.read("dashboard.json")),
             *(("/api/v1/monitor", json.loads(file.read_text())) for file in self.monitors()),
         ]
-        for _, headers, _ in taken:
+        for post in taken:
+            headers = post.headers
             assert (headers["dd-api-key"], headers["dd-application-key"]) == ("s3cret-api", "s3cret-app")
             assert headers["content-type"] == "application/json"
         assert "s3cret" not in (tmp_path / "arguments").read_text()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["api", "app", "arguments", "bin"]  # no key is left
-
-
-@contextlib.contextmanager
-def api() -> Iterator[tuple[str, list[tuple[str, dict[str, str], Any]]]]:
-    """Datadog's API as far as a POST goes: takes everything, and remembers each path, headers and body."""
-    taken: list[tuple[str, dict[str, str], Any]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            taken.append((self.path, {key.lower(): value for key, value in self.headers.items()}, body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", taken
-        finally:
-            server.shutdown()
-            thread.join()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import trustme
+
 WAIT_SECONDS_MAX = 20
 REFUSED = "http://127.0.0.1:1"
 
@@ -114,6 +116,13 @@ class Gateway:
         """The attributes of every record in the archive."""
         file = self.data / "archive" / "audit.jsonl"
         return [record["attributes"] for _, record in records_in(file)] if file.exists() else []
+
+
+def server_certificate(authority: trustme.CA, directory: Path) -> dict[str, str]:
+    """What an operator sets for TLS."""
+    file = directory / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    return {"AUDIT_COLLECTOR_TLS_CERT_FILE": str(file), "AUDIT_COLLECTOR_TLS_KEY_FILE": str(file)}
 
 
 def request(*records: dict[str, Any]) -> bytes:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-import trustme
 from ruamel.yaml import YAML
 
 from collector import launch, servers
@@ -31,23 +30,6 @@ if TYPE_CHECKING:
 
 VALIDATE_SECONDS_MAX = 60
 TOKEN = "t0ken-of-the-sender"  # noqa: S105 - made up
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def certificate(tmp_path: Path, authority: trustme.CA) -> dict[str, str]:
-    return server_certificate(authority, tmp_path)
-
-
-def server_certificate(authority: trustme.CA, directory: Path) -> dict[str, str]:
-    """What an operator sets for TLS."""
-    file = directory / "server.pem"
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
-    return {"AUDIT_COLLECTOR_TLS_CERT_FILE": str(file), "AUDIT_COLLECTOR_TLS_KEY_FILE": str(file)}
 
 
 def run(otelcol: Path, command: str, settings: Mapping[str, str], *more: Path) -> subprocess.CompletedProcess[str]:

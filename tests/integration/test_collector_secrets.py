@@ -24,9 +24,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from collector import launch, servers
 from tests.integration.faulty import PROTOBUF, Call, Faulty, Reply
-from tests.integration.gateway import EXEC, LOGIN, Gateway, eventually, record, settings_of
+from tests.integration.gateway import EXEC, LOGIN, Gateway, eventually, record, server_certificate, settings_of
 from tests.integration.load import audited, letters, waiting
-from tests.integration.test_collector_config import TOKEN, run, server_certificate
+from tests.integration.test_collector_config import TOKEN, run
 from tests.integration.test_processes import UVICORN, Api
 from tron_audit_otel.answer import Fate
 from tron_audit_otel.config import AuditConfig
@@ -52,16 +52,6 @@ URLS = {"elastic-otlp": "ELASTIC_OTLP_URL", "datadog": "DD_OTLP_LOGS_URL", "http
 HEADERS = {"elastic-otlp": "Authorization: ApiKey ", "datadog": "dd-api-key: ", "http": "Authorization: Bearer "}
 TOKENS = {"elastic-otlp": "ELASTIC_OTLP_API_KEY", "datadog": "DD_API_KEY", "http": "AUDIT_SIEM_TOKEN"}
 AUTHORITIES = {"elastic-otlp": "ELASTIC_OTLP_CA_FILE", "http": "AUDIT_SIEM_CA_FILE"}
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def certificate(tmp_path: Path, authority: trustme.CA) -> dict[str, str]:
-    return server_certificate(authority, tmp_path)
 
 
 @pytest.fixture
