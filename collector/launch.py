@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -35,6 +36,9 @@ IMAGE = "otel/opentelemetry-collector-contrib:0.161.0"
 DATA_DIR = "AUDIT_COLLECTOR_DATA"
 DATA_DIR_DEFAULT = "/var/lib/tron-audit"
 SIEM_TIMEOUT = "AUDIT_SIEM_TIMEOUT"
+
+DATA_FREE_MIB_MIN = 64
+"""What a queue needs to put back, while the Collector starts, the requests that were under way when it ended."""
 
 # Variables that are ours alone: one that begins so and is unknown is a spelling mistake.
 PREFIXES = ("AUDIT_COLLECTOR_", "AUDIT_SIEM_")
@@ -212,12 +216,18 @@ def runnable(binary: Path) -> Path:
 
 
 def require_data_dir(environ: Mapping[str, str]) -> None:
-    """Raise LaunchError unless the archive and the queues can be written where AUDIT_COLLECTOR_DATA says."""
+    """Raise LaunchError unless archive and queues can be written, and have room, where AUDIT_COLLECTOR_DATA says."""
     directory = Path(environ.get(DATA_DIR) or DATA_DIR_DEFAULT).absolute()
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise LaunchError(
             f"{DATA_DIR}: {directory} cannot be written; set it to a directory that can, for archive and queues"
+        )
+    free_mib = shutil.disk_usage(existing).free >> 20
+    if free_mib < DATA_FREE_MIB_MIN:
+        raise LaunchError(
+            f"{DATA_DIR}: {directory} has {free_mib} MiB free, and {DATA_FREE_MIB_MIN} are needed: a Collector that "
+            "starts on a full disk loses records that wait for a SIEM. Make room first; senders keep theirs"
         )
 
 

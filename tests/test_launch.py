@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,15 @@ class TestMain:
         directory = tmp_path / "file" / "data"
         assert launch.main(["--binary", "otelcol"], {"AUDIT_COLLECTOR_DATA": str(directory)}) == 2
         assert f"AUDIT_COLLECTOR_DATA: {directory} cannot be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_stops_the_start_which_would_lose_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=63 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert launch.main(["--binary", "otelcol"], {"AUDIT_COLLECTOR_DATA": str(tmp_path)}) == 2
+    assert f"AUDIT_COLLECTOR_DATA: {tmp_path} has 63 MiB free, and 64 are needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ UNAUTHENTICATED = f'{AT_SIEM}, error_type="Unauthenticated", error_permanent="tr
 FAILED = "otelcol_exporter_send_failed_log_records"
 SENT = "otelcol_exporter_sent_log_records"
 WAITING = of("otelcol_exporter_queue_size", f'data_type="logs", {SIEM}')
+TAKEN = of("otelcol_exporter_enqueue_size_sum", SIEM)
 CAPACITY = {of("otelcol_exporter_queue_capacity", f'data_type="logs", {SIEM}'): f"{20 * GIB}x600"}
 ARCHIVE = 'exporter="file/archive"'
 APP = 'job="api", instance="1", audit_stream="own"'
@@ -69,6 +70,32 @@ CASES: Final = [
         },
         {90: set(), 102: {"TronAuditSiemRefuses"}, 135: set()},
         "another kind of error is another series of the same exporter",
+    ),
+    minutes(
+        {TAKEN: "0x10 500x200", of(SENT, AT_SIEM): "0x12 300x100 500x90", WAITING: "0x11 9000x1 0x200"},
+        {20: set(), 24: {"TronAuditSiemLacks"}, 110: {"TronAuditSiemLacks"}, 125: set()},
+        "what a SIEM took and nobody can account for is missing there, unless it is only late",
+    ),
+    minutes(
+        {TAKEN: "500x100", of(SENT, AT_SIEM): "300x100", WAITING: "9000x20 9000x80"},
+        {2: set()},
+        "what waits is not missing",
+    ),
+    minutes(
+        {
+            TAKEN: "500x100",
+            of(SENT, AT_SIEM): "300x100",
+            of(FAILED, UNAUTHENTICATED): "150x100",
+            of("otelcol_exporter_enqueue_failed_log_records", SIEM): "50x100",
+            WAITING: "0x100",
+        },
+        {20: {"TronAuditSiemRefuses"}, 60: set()},
+        "what was refused, and what found no room, is accounted for",
+    ),
+    minutes(
+        {TAKEN: "500x100", WAITING: "0x100"},
+        {20: {"TronAuditSiemLacks"}},
+        "a SIEM that was never sent anything lacks all",
     ),
     minutes(
         {of(FAILED, ARCHIVE): "_x60 1x100"},

@@ -346,7 +346,9 @@ def test_another_siem_of_the_same_collector_is_not_accused(scene: Scene) -> None
 def test_every_rule_is_provoked() -> None:
     rules = YAML(typ="safe").load(COLLECTOR / "alerts.yaml")
     names = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
-    assert set(names) == {alert for alert, *_ in FIRES} | {"TronAuditElasticsearchRefuses"}
+    # The one wants an exporter that is not here, the other a loss that happens by chance; promtool plays both.
+    unprovoked = {"TronAuditElasticsearchRefuses", "TronAuditSiemLacks"}
+    assert set(names) == {alert for alert, *_ in FIRES} | unprovoked
     assert len(set(names)) == len(names)
 
 
