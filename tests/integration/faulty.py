@@ -6,7 +6,7 @@ lets pass goes to the real server, and the real server's answer goes back.
     with Faulty(gateway.url) as proxy:
         proxy.fault = status(503)
         ...
-        proxy.fault = passing
+        proxy.mend()
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from io import BufferedIOBase
 
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 UPSTREAM_SECONDS_MAX = 60
+RECEIVE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,44 @@ def reset(_: Call) -> Reply:
 
 
 def hang(call: Call) -> Reply:
-    """Reads the request and never answers."""
-    call.proxy.closed.wait()
+    """Reads the request and never answers; the connection breaks when the proxy is mended."""
+    call.proxy.mended.wait()
     raise ConnectionResetError
+
+
+Intake = Callable[["Faulty", socket.socket, "BufferedIOBase", int], bytes]
+"""Reads a request's body, so many bytes of it, from a connection. ConnectionResetError: as with a fault."""
+
+
+def whole(_: Faulty, __: socket.socket, stream: BufferedIOBase, length: int) -> bytes:
+    body = stream.read(length)
+    if len(body) < length:
+        raise ConnectionResetError
+    return body
+
+
+def half(_: Faulty, __: socket.socket, stream: BufferedIOBase, length: int) -> bytes:
+    """Breaks the connection in the middle of the request."""
+    stream.read(length // 2)
+    raise ConnectionResetError
+
+
+def trickle(bytes_per_second: int) -> Intake:
+    """Reads so slowly until the proxy is mended; the client waits with its body unsent, as on a thin line."""
+
+    def intake(proxy: Faulty, connection: socket.socket, stream: BufferedIOBase, length: int) -> bytes:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, bytes_per_second)  # the system has a lower bound
+        body = b""
+        while len(body) < length:
+            part = stream.read(min(bytes_per_second, length - len(body)))
+            if not part:
+                raise ConnectionResetError
+            body += part
+            if proxy.mended.wait(len(part) / bytes_per_second):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        return body
+
+    return intake
 
 
 def slow(seconds: float) -> Fault:
@@ -194,27 +231,70 @@ class Faulty:
         """Takes the server's URL. It need not run."""
         parts = urlsplit(upstream)
         self.fault: Fault = passing
+        self.intake: Intake = whole
         self.closed = threading.Event()
+        self.mended = threading.Event()
+        """Set by `mend` and at the end; `hang` and `trickle` stop at it. A fault that begins clears it."""
         self.seen: list[tuple[float, int]] = []
         """When each call was answered (monotonic seconds), and with which status; 0 is a broken connection."""
+        self.on_answer: Callable[[Call, Reply], None] = lambda *_: None
+        """Told of each answer when it has been given."""
         self.errors: list[BaseException] = []
-        self._server = _Server(self, parts.hostname or "", parts.port or 80)
-        self.url = f"http://127.0.0.1:{self._server.server_port}{parts.path}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="faulty", daemon=True)
+        self._upstream = (parts.hostname or "", parts.port or 80)
+        self._server: _Server | None = _Server(self, self._upstream)
+        self._port = self._server.server_port
+        self._held: socket.socket | None = None
+        self.url = f"http://127.0.0.1:{self._port}{parts.path}"
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._serve()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.closed.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.mended.set()
+        self._close()
+        if self._held is not None:
+            self._held.close()
         assert not self.errors, f"the proxy itself failed: {self.errors}"
+
+    def begin(self, fault: Fault = passing, intake: Intake = whole) -> None:
+        """Fails so from now on, for connections that are open as well."""
+        self.mended.clear()
+        self.fault, self.intake = fault, intake
+
+    def refuse(self) -> None:
+        """Closes the port, and breaks what is connected."""
+        self.mended.clear()
+        self._close()
+        # Bound and not listened at: connections are refused, and nobody else is given the port.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", self._port))
+
+    def mend(self) -> None:
+        """Passes everything on from now on; what hangs is broken, what trickles is read at once."""
+        self.fault, self.intake = passing, whole
+        self.mended.set()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+            self._server = _Server(self, self._upstream, self._port)
+            self._serve()
 
     def statuses(self) -> list[int]:
         return [code for _, code in self.seen]
+
+    def _serve(self) -> None:
+        assert self._server is not None
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="faulty", daemon=True).start()
+
+    def _close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server.break_connections()
+            self._server = None
 
 
 class _Server(ThreadingHTTPServer):
@@ -222,10 +302,24 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, proxy: Faulty, host: str, port: int) -> None:
+    def __init__(self, proxy: Faulty, upstream: tuple[str, int], port: int = 0) -> None:
         self.proxy = proxy
-        self.upstream = (host, port)
-        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        self._connections: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def break_connections(self) -> None:
+        for connection in self._connections.copy():
+            with contextlib.suppress(OSError):  # its own thread may have closed it
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
         error = sys.exc_info()[1]
@@ -251,10 +345,10 @@ class _Handler(BaseHTTPRequestHandler):
             super().finish()
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
         proxy = self.server.proxy
-        call = Call(proxy, self.path, dict(self.headers.items()), body, self._forward)
         try:
+            body = proxy.intake(proxy, self.connection, self.rfile, int(self.headers["Content-Length"]))
+            call = Call(proxy, self.path, dict(self.headers.items()), body, self._forward)
             reply = proxy.fault(call)
         except ConnectionResetError:
             proxy.seen.append((time.monotonic(), 0))
@@ -262,6 +356,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         proxy.seen.append((time.monotonic(), reply.status))
         self._give(reply)
+        proxy.on_answer(call, reply)
 
     def _forward(self, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
         kept = {name: value for name, value in headers.items() if name.lower() not in ("host", "content-length")}
