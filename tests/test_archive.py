@@ -199,8 +199,9 @@ class TestFaults:
             b'{"resourceLogs":[{"scopeLogs":7}]}',
             b'{"resourceLogs":',
             b"[" * 99_999,
+            b'{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":"' + b"9" * 9_999 + b'"}]}]}]}',
         ],
-        ids=["binary", "a-list", "a-text", "a-number", "half", "deep"],
+        ids=["binary", "a-list", "a-text", "a-number", "half", "deep", "late"],
     )
     def test_a_damaged_line_is_named_and_passed_over(self, tmp_path: Path, bad: bytes) -> None:
         before = lines([0])
@@ -257,6 +258,19 @@ class TestFaults:
             tracemalloc.stop()
         assert count == 20_000
         assert grown < 2**20 + 20_000 * 150, "the buffer, and the ids"  # the set was being enlarged
+
+    def test_no_id_is_so_long_that_it_takes_the_memory(self, tmp_path: Path) -> None:
+        long = [f"{number}{100_000 * 'x'}" for number in range(50)]
+        write(tmp_path, current=b"".join(line(record(each)) for each in [*long, *long]))
+        reading = Reading()
+        tracemalloc.start()
+        try:
+            count = sum(1 for _ in archive.read(tmp_path, ALWAYS, reading=reading))
+            grown = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (count, reading.repeated) == (50, 50)
+        assert grown < 4 * 2**20
 
 
 class TestWhatChangesWhileItIsRead:

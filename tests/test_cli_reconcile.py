@@ -12,7 +12,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from tests.integration.gateway import record, request
 from tests.search_fakes import FakeDatadog, Server, fault
-from tron_audit_otel import archive, cli
+from tron_audit_otel import archive, cli, collector_metrics, siem_looks
+from tron_audit_otel.config import STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,10 @@ otelcol_process_uptime 100
 otelcol_exporter_queue_size{{exporter="otlp_http/datadog"}} {waiting}
 # TYPE otelcol_exporter_queue_capacity gauge
 otelcol_exporter_queue_capacity{{exporter="otlp_http/datadog"}} 1000000
+# TYPE otelcol_exporter_send_failed_log_records counter
+otelcol_exporter_send_failed_log_records{{exporter="otlp_http/datadog"}} {refused}
+# TYPE otelcol_exporter_enqueue_size_sum counter
+otelcol_exporter_enqueue_size_sum{{exporter="otlp_http/datadog"}} {taken}
 """
 
 
@@ -39,12 +44,14 @@ class FakeCollector(Server):
     def __init__(self, datadog: FakeDatadog) -> None:
         super().__init__()
         self.waiting = 0
+        self.refused = 0
+        self.taken = 0
         self.loses = False
         self.on_taken: Callable[[], None] = lambda: None
         self._datadog = datadog
 
     def page(self) -> str:
-        return METRICS.format(waiting=self.waiting)
+        return METRICS.format(waiting=self.waiting, refused=self.refused, taken=self.taken)
 
     def answer(self, body: bytes, headers: Mapping[str, str]) -> Reply:
         is_packed = headers.get("Content-Encoding") == "gzip"
@@ -56,6 +63,7 @@ class FakeCollector(Server):
             if pair.key == "audit.replay.to"
         }
         assert mark == "datadog"
+        self.taken += sum(1 for _ in archive.log_records(message))
         if not self.loses:
             self._datadog.stored += tuple(map(archive.record_id, archive.log_records(message)))
         self.on_taken()
@@ -76,12 +84,12 @@ def collector(datadog: FakeDatadog) -> Iterator[FakeCollector]:
 
 @pytest.fixture
 def archived(tmp_path: Path) -> Callable[..., None]:
-    """Writes records with these ids to the archive, an hour old."""
+    """Writes records with these ids to the archive, by default an hour old."""
 
-    def write(*ids: str, actor: str = "alice") -> None:
+    def write(*ids: str, actor: str = "alice", hours: int = 1) -> None:
         directory = tmp_path / "data" / "archive"
         directory.mkdir(parents=True, exist_ok=True)
-        at = str(NOW_NS - 3600 * 10**9)
+        at = str(NOW_NS - hours * 3600 * 10**9)
         attributes = {"audit.actor.id": actor, "audit.action": "DELETE"}
         made = [{**record({**attributes, "audit.record.id": each}), "timeUnixNano": at} for each in ids]
         with (directory / "audit.jsonl").open("ab") as file:
@@ -186,6 +194,64 @@ def test_all_missing_ids_go_to_a_file_that_replay_reads(
     assert cli.main(["replay", "--to", "datadog", "--ids", str(file)], environ) == 0
     assert told("--missing-to", str(file))[0] == 0
     assert file.read_text() == ""
+
+
+def test_what_happened_before_the_span_and_came_within_is_not_overlooked(
+    told: Fixture, archived: Fixture, datadog: FakeDatadog
+) -> None:
+    archived("a")
+    archived("late", hours=50)
+    datadog.stored = ("a",)
+    code, out, _ = told("--json")
+    assert (code, json.loads(out)["missing_ids"]) == (0, ["late"])
+    assert set(datadog.stored) == {"a", "late"}
+    asked_from = min(int(json.loads(body)["filter"]["from"]) for _, _, body in datadog.asked)
+    assert asked_from <= NOW_NS // 10**6 - 50 * 3600 * 1000, "the SIEM has it at the time at which it happened"
+
+
+class TestWhatStatusHoldsAgainstIt:
+    @pytest.fixture
+    def owed(self, collector: FakeCollector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        collector.refused = 3
+
+        def look() -> int:
+            looks = siem_looks.Looks(tmp_path / "state" / STATE / siem_looks.FILE)
+            return looks.note(collector_metrics.read(f"{collector.url}/metrics")).debts["datadog"].owed
+
+        assert look() == 3
+        return look
+
+    def test_it_has_everything(
+        self, told: Fixture, archived: Fixture, datadog: FakeDatadog, owed: Callable[[], int]
+    ) -> None:
+        archived("a", "b")
+        datadog.stored = ("a", "b")
+        assert json.loads(told("--json", "--until", "2099-01-01")[1])["mended"] == 3
+        assert owed() == 0
+
+    def test_an_archive_with_nothing_of_it_tells_nothing(
+        self, told: Fixture, archived: Fixture, owed: Callable[[], int]
+    ) -> None:
+        archived("a", hours=50)
+        assert json.loads(told("--json", "--until", "2099-01-01")[1])["mended"] == 0
+        assert owed() == 3
+
+    def test_a_record_that_cannot_be_asked_for_may_be_missing(
+        self, told: Fixture, archived: Fixture, datadog: FakeDatadog, owed: Callable[[], int]
+    ) -> None:
+        archived("a", "b\n")
+        datadog.stored = ("a",)
+        assert json.loads(told("--json", "--until", "2099-01-01")[1])["mended"] == 0
+        assert owed() == 3
+
+
+def test_a_setting_that_keeps_it_from_sending_does_not_hide_what_is_missing(told: Fixture, archived: Fixture) -> None:
+    archived("a")
+    code, out, _ = told(OTEL_EXPORTER_OTLP_PROTOCOL="smoke")
+    assert code == 1
+    assert "1 missing" in out
+    assert "Nothing was sent: OTEL_EXPORTER_OTLP_PROTOCOL must be" in out
 
 
 def test_what_may_wait_at_the_collector_is_sent_only_by_force(

@@ -37,19 +37,24 @@ class Metrics:
     def __init__(self) -> None:
         self.sizes = [0]
         self.refused = [0]
+        self.taken_a_look = 1_000
+        self.starts = ["c-1"]
         self.looks = 0
         self.siems = ["otlp_http/datadog", "splunk_hec"]
         self.up = True
 
     def text(self) -> str:
-        size, refused = (each[min(self.looks, len(each) - 1)] for each in (self.sizes, self.refused))
+        at = self.looks
+        size, refused = (each[min(at, len(each) - 1)] for each in (self.sizes, self.refused))
+        start = self.starts[min(at, len(self.starts) - 1)]
         self.looks += 1
-        text = ["otelcol_process_uptime 60", 'target_info{service_instance_id="c-1"} 1']
+        text = ["otelcol_process_uptime 60", f'target_info{{service_instance_id="{start}"}} 1']
         for siem in self.siems:
             text += [
                 f'otelcol_exporter_queue_size{{exporter="{siem}"}} {size}',
                 f'otelcol_exporter_queue_capacity{{exporter="{siem}"}} {CAPACITY}',
                 f'otelcol_exporter_send_failed_log_records{{exporter="{siem}"}} {refused}',
+                f'otelcol_exporter_enqueue_size_sum{{exporter="{siem}"}} {at * self.taken_a_look}',
             ]
         return "\n".join(text) + "\n"
 
@@ -145,7 +150,7 @@ class TestWhatIsSent:
         assert taken.ids == uuids(5, 2)
 
     def test_the_ids_of_a_file(self, replay: Callable[..., Told], taken: Receiver, tmp_path: Path) -> None:
-        (tmp_path / "ids").write_text(f"{uuid(4)}\n\n  {uuid(1)} \r\n")
+        (tmp_path / "ids").write_text(f"\ufeff{uuid(4)}\n\n  {uuid(1)} \r\n")
         assert replay("--ids", str(tmp_path / "ids"))[1]["sent"] == 2
         assert taken.ids == uuids(1, 4)
 
@@ -247,6 +252,26 @@ class TestWhatMustBeMended:
         assert (code, answer["ok"], answer["sent"]) == (1, False, 0)
         assert "the Collector does not take the records: HTTP 401" in answer["error"]
 
+    def test_a_record_that_it_never_takes_keeps_no_other_back(
+        self, replay: Callable[..., Told], taken: Receiver, state: Path, metrics: Metrics
+    ) -> None:
+        metrics.refused = [6]
+        Looks(state / "siems.json").note(collector_metrics.read(metrics.url))
+        usual = taken.proxy.fault
+
+        def picky(call: faulty.Call) -> Reply:
+            ids = [faulty.attribute(each, "audit.record.id") for each in faulty.records(call.message())]
+            return Reply(400) if uuid(2) in ids else usual(call)
+
+        taken.proxy.fault = picky
+        code, answer, _ = replay("--since", SINCE)
+        assert (code, answer["sent"], taken.ids) == (1, 5, uuids(0, 1, 3, 4, 5))
+        assert answer["not_taken"] == [f"{uuid(2)}: HTTP 400"]
+        assert answer["absent"] == 1
+
+    def test_a_path_in_the_collectors_container(self, replay: Callable[..., Told]) -> None:
+        assert replay("--since", SINCE, DD_API_KEY_FILE="/run/secrets/datadog")[0] == 0
+
     def test_no_secret_is_told(self, replay: Callable[..., Told], taken: Receiver) -> None:
         taken.proxy.fault = lambda call: Reply(
             401, {"Content-Type": "text/plain"}, call.headers["authorization"].encode()
@@ -321,6 +346,74 @@ class TestTheQueue:
         assert (code, answer["ok"], answer["sent"], answer["refused_meanwhile"]) == (1, False, 6, 5)
         metrics.looks = 0
         assert "Meanwhile datadog refused 5 records for good" in replay("--since", SINCE, plain=True)[1]
+
+
+class TestWhereItGoes:
+    @pytest.fixture(autouse=True)
+    def owed(self, state: Path, metrics: Metrics) -> Callable[[], int]:
+        def look() -> int:
+            return Looks(state / "siems.json").note(collector_metrics.read(metrics.url)).debts["datadog"].owed
+
+        metrics.refused = [6]
+        assert look() == 6
+        return look
+
+    def test_nothing_of_it_is_in_the_siems_queue(
+        self, replay: Callable[..., Told], metrics: Metrics, taken: Receiver, owed: Callable[[], int]
+    ) -> None:
+        metrics.taken_a_look = 0
+        code, answer, _ = replay("--since", SINCE)
+        assert (code, answer["ok"], answer["sent"], answer["mended"]) == (1, False, 6, None)
+        assert "only 0 of 6 records came to datadog's queue. Either the OTLP endpoint" in answer["error"]
+        assert taken.url in answer["error"]
+        assert owed() == 6
+
+    def test_the_collector_has_the_siem_no_longer(
+        self, replay: Callable[..., Told], metrics: Metrics, taken: Receiver, owed: Callable[[], int]
+    ) -> None:
+        def answer(call: faulty.Call) -> Reply:
+            metrics.siems.remove("otlp_http/datadog")
+            return Reply(200, faulty.PROTOBUF)
+
+        taken.proxy.fault = answer
+        code, found, _ = replay("--since", SINCE)
+        assert (code, found["mended"]) == (1, None)
+        assert "only 0 of 6 records came to datadog's queue" in found["error"]
+        metrics.siems.append("otlp_http/datadog")
+        assert owed() == 6
+
+    def test_it_stops_once_the_collector_has_the_siem_no_longer(
+        self, replay: Callable[..., Told], metrics: Metrics, taken: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def answer(call: faulty.Call) -> Reply:
+            metrics.siems.remove("otlp_http/datadog")
+            return Reply(200, faulty.PROTOBUF)
+
+        monkeypatch.setattr(cli_queue, "LOOK_SECONDS_MAX", 0)
+        taken.proxy.fault = answer
+        code, found, _ = replay("--since", SINCE, "--rate", "1")
+        assert (code, found["sent"]) == (1, 1)
+        assert found["error"].endswith("sends to datadog no longer")
+
+    def test_a_collector_that_has_started_anew_has_refused_what_it_counts(
+        self, replay: Callable[..., Told], metrics: Metrics
+    ) -> None:
+        metrics.looks = 0
+        metrics.starts = ["c-1", "c-1", "c-2"]
+        metrics.refused = [6, 6, 4]
+        code, answer, _ = replay("--since", SINCE)
+        assert (code, answer["refused_meanwhile"], answer["collector_restarted"]) == (1, 4, True)
+        metrics.looks = 0
+        assert "The Collector has started anew meanwhile" in replay("--since", SINCE, plain=True)[1]
+
+    def test_the_archive_has_less_than_was_refused(
+        self, replay: Callable[..., Told], archive: Path, owed: Callable[[], int]
+    ) -> None:
+        write(archive, **{closed("2026-09-21T14-20-00.000"): b""}, current=lines([4, 5]))
+        code, told, _ = replay("--since", SINCE, plain=True)
+        assert code == 1
+        assert "held 4 records more against datadog than the archive has of that span" in told
+        assert owed() == 0
 
 
 class TestWhatStatusKnows:
@@ -426,10 +519,12 @@ class TestTheEnd:
 
     def test_a_refusal_is_told_to_people_as_well(self, replay: Callable[..., Told], taken: Receiver) -> None:
         taken.proxy.fault = faulty.status(400)
-        assert (
-            "Ended before all was sent: the Collector does not take the records: HTTP 400"
-            in (replay("--since", SINCE, plain=True)[1])
-        )
+        code, told, _ = replay("--since", SINCE, plain=True)
+        assert code == 1
+        assert f"The Collector will never take 6 records: {uuid(0)}: HTTP 400, {uuid(1)}: HTTP 400" in told
+        taken.proxy.fault = faulty.status(401)
+        told = replay("--since", SINCE, plain=True)[1]
+        assert "Not all was sent: the Collector does not take the records: HTTP 401" in told
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_is_sent(

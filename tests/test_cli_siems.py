@@ -307,6 +307,18 @@ def test_the_rest_of_the_collectors_env_file_may_hold_what_is_not_here(collector
     assert told.answers
 
 
+def test_a_collector_that_was_there_is_missed(collector: Collector) -> None:
+    silent = {"url": "http://127.0.0.1:1/metrics"}
+    assert look().problems == []
+    collector.shows()
+    url, collector.url = collector.url, silent["url"]
+    content = collector._looks.read_text().replace(url, "http://127.0.0.1:8888/metrics")
+    collector._looks.write_text(content)
+    [(kind, text)] = look().problems
+    assert kind == "collector_silent"
+    assert "It was last seen" in text
+
+
 # --- the archive's end
 
 

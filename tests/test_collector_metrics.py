@@ -195,8 +195,21 @@ def test_it_is_read_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         (says(b"go_goroutines 7\n"), "answers, but not with a Collector's metrics"),
         (says(b"otelcol_process_uptime\xff 1\n{}{"), "answers, but not with a Collector's metrics"),
         (says(b"short", headers={"Content-Length": "9"}), "cannot be read"),
+        (says(b"otelcol_process_uptime -5\n"), "answers, but not with a Collector's metrics"),
+        (says(b'otelcol_process_uptime 1e308\notelcol_process_uptime{a="b"} 1e308\n'), "answers, but not"),
+        (says(b"otelcol_process_uptime 5\notelcol_receiver_accepted_log_records 1e300\n"), "answers, but not"),
+        (
+            says(
+                b'otelcol_process_uptime 5\notelcol_exporter_queue_size{exporter="x"} 1\n'
+                b'otelcol_exporter_send_failed_log_records{exporter="x"} -1\n'
+            ),
+            "answers, but not",
+        ),
     ],
-    ids=["failing", "redirect", "a-page", "another-program", "torn", "cut-short"],
+    ids=[
+        *("failing", "redirect", "a-page", "another-program", "torn", "cut-short"),
+        *("began-later", "began-never", "too-many", "less-than-none"),
+    ],
 )
 def test_what_is_no_collector_is_said(answer: Answer, what: str) -> None:
     with server(answer) as url, pytest.raises(CollectorError) as error:

@@ -50,6 +50,19 @@ def test_what_the_siem_lacks_is_missing_with_what_it_was() -> None:
     ]
 
 
+def test_what_came_late_is_asked_for_from_when_it_happened() -> None:
+    spans: list[Span] = []
+
+    class Knows:
+        def ids(self, _: Sequence[str], span: Span) -> set[str]:
+            spans.append(span)
+            return set()
+
+    missing = reconcile.compare([request("a", "b")], Knows(), Span(1, 1000)).missing
+    reconcile.ask_again({"b": missing["b"]}, Knows(), Span(500, 1000))
+    assert spans == [Span(0, 1000), Span(1, 1000)]
+
+
 def test_no_question_is_longer_than_a_thousand_ids() -> None:
     siem = Has([])
     told: list[int] = []

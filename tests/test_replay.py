@@ -14,7 +14,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from tron_audit_otel import archive, config
 from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.errors import ReplayError
-from tron_audit_otel.replay import Pace, replay
+from tron_audit_otel.replay import REFUSED_IN_A_ROW_MAX, Pace, replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -171,13 +171,38 @@ class TestWhatBecomesOfIt:
         assert 1 <= waits.seconds[8] <= 2
         assert waits.seconds[9] <= 0.1
 
-    @pytest.mark.parametrize("fate", [Fate.PARKED, Fate.POISON])
-    def test_what_will_not_pass_ends_it_with_the_reason(self, fate: Fate) -> None:
-        recorder = Recorder(TAKEN, Answer(fate, "HTTP 401 (no thanks)"))
+    def test_what_somebody_must_mend_ends_it_with_the_reason(self) -> None:
+        recorder = Recorder(TAKEN, Answer(Fate.PARKED, "HTTP 401 (no thanks)"))
         told: list[int] = []
         with pytest.raises(ReplayError, match=r"HTTP 401 \(no thanks\)"):
             replay([request(["a"]), request(["b"])], "http", recorder, on_sent=told.append, pace=Pace(1))
         assert told == [1]
+
+    def test_a_record_that_will_never_pass_keeps_no_other_back(self) -> None:
+        class Chooses(Recorder):
+            def send(self, request: bytes) -> Answer:
+                ids = ids_of([ExportLogsServiceRequest.FromString(request)])
+                return Answer(Fate.POISON, "HTTP 413") if {"2", "5"} & set(ids) else super().send(request)
+
+        recorder = Chooses()
+        told, refused = list[int](), list[tuple[str, str]]()
+        requests = [request([str(n)]) for n in range(8)]
+        taken = replay(requests, "http", recorder, on_sent=told.append, on_refused=lambda *what: refused.append(what))
+        assert (taken, sum(told)) == (6, 6)
+        assert ids_of(recorder.requests()) == list("013467")
+        assert refused == [("2", "HTTP 413"), ("5", "HTTP 413")]
+
+    def test_a_receiver_that_takes_no_record_is_not_asked_for_ever(self) -> None:
+        recorder = Recorder(*999 * [Answer(Fate.POISON, "HTTP 400")])
+        refused: list[str] = []
+        with pytest.raises(ReplayError, match="HTTP 400"):
+            replay(
+                [request([str(n) for n in range(500)])],
+                "http",
+                recorder,
+                on_refused=lambda each, _: refused.append(each),
+            )
+        assert refused == [str(n) for n in range(REFUSED_IN_A_ROW_MAX - 1)]
 
     def test_it_stops_between_two_requests(self) -> None:
         stop = threading.Event()

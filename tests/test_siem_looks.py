@@ -343,3 +343,33 @@ def test_the_file_does_not_grow_for_ever(world: World) -> None:
         world.looks.note(collector)
     kept = json.loads(world.path.read_text())["collectors"]
     assert set(kept) == {f"http://{number}" for number in range(3, COLLECTORS_MAX + 3)}
+
+
+@pytest.mark.parametrize("name", ["since", "refused_at", "stuck_since"])
+@pytest.mark.parametrize("time", [1e308, -1.0, 4e12])
+def test_a_time_that_cannot_be_is_damage(world: World, name: str, time: float) -> None:
+    world.look(100)
+    content = json.loads(world.path.read_text())
+    content["collectors"][URL]["siems"]["splunk"][name] = time
+    world.path.write_text(json.dumps(content))
+    assert "was damaged" in str(world.note(200).trouble)
+
+
+def test_nobody_can_have_mended_more_than_was_refused(world: World) -> None:
+    world.look(100, refused=5)
+    content = json.loads(world.path.read_text())
+    content["collectors"][URL]["siems"]["splunk"]["mended"] = 7
+    world.path.write_text(json.dumps(content))
+    assert world.look(200, refused=6).owed == 0
+    world.restart(300)
+    assert world.look(400, refused=2).owed == 2
+
+
+def test_when_it_was_last_looked_at(world: World) -> None:
+    assert world.looks.seen_at(URL) is None
+    assert not world.path.parent.exists(), "to ask leaves a trace"
+    world.look(100)
+    assert world.looks.seen_at(URL) == STARTED + 100
+    assert world.looks.seen_at("http://another") is None
+    world.path.write_text("{")
+    assert world.looks.seen_at(URL) is None

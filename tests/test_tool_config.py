@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from tron_audit_otel.errors import ConfigError
 from tron_audit_otel.settings import variables
-from tron_audit_otel.tool_config import ToolConfig, secret
+from tron_audit_otel.tool_config import ToolConfig, metrics_url, secret
 
 TOKEN = "s3cret-of-the-search"  # noqa: S105 - made up
 
@@ -80,3 +81,20 @@ class TestSecret:
     def test_none_at_all_names_both_variables(self) -> None:
         with pytest.raises(ConfigError, match="X or X_FILE must be set"):
             secret(None, None, "X")
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://[::1]:9", "http://[::1]:9/metrics"),
+        ("https://collector/", "https://collector/metrics"),
+        ("http://gateway/collector/metrics", "http://gateway/collector/metrics"),
+    ],
+)
+def test_an_address_of_metrics_as_it_is_typed(text: str, url: str) -> None:
+    assert metrics_url(text) == url
+
+
+def test_an_address_of_metrics_that_is_none() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be a URL such as .*, not 'collector:9'"):
+        metrics_url("collector:9")

@@ -22,6 +22,7 @@ import stat
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -58,9 +59,11 @@ _NANOSECONDS = 10**9
 _CLOSED = re.compile(r"audit-(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3})(?:-\w+)?\.jsonl", re.ASCII)
 _CLOSED_FORMAT = "%Y-%m-%dT%H-%M-%S.%f"
 _START = re.compile(rb'\{\s*"resourceLogs"\s*:')
-_TIME = re.compile(rb'imeUnixNano"\s*:\s*"?(\d+)')
+_TIME = re.compile(rb'imeUnixNano"\s*:\s*"?(\d{1,20})')
 _ID = re.compile(rb'"audit\.record\.id"\s*,\s*"value"\s*:\s*\{\s*"stringValue"\s*:\s*"([^"\\]*)"')
 _ID_NAME = RECORD_ID.encode()
+_ID_CHARACTERS_KEPT = 128
+"""A longer id, which may have megabytes, is kept as its hash."""
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
@@ -390,4 +393,6 @@ def _json_id(record: Any) -> str:  # noqa: ANN401 - JSON
 
 
 def _compact(text: str) -> int | str:
-    return int(text.replace("-", ""), 16) if _UUID.fullmatch(text) else text
+    if _UUID.fullmatch(text):
+        return int(text.replace("-", ""), 16)
+    return text if len(text) <= _ID_CHARACTERS_KEPT else blake2b(text.encode("utf-8", "surrogatepass")).hexdigest()

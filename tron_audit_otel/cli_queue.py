@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tron_audit_otel import collector_metrics
 from tron_audit_otel.cli_text import size
-from tron_audit_otel.errors import CollectorError
+from tron_audit_otel.errors import CollectorError, ReplayError
 
 if TYPE_CHECKING:
     import threading
@@ -44,8 +44,14 @@ class Queue:
         show: Callable[[str], None],
     ) -> None:
         """Takes how it was before, what ends a wait, and who is told why there is one."""
-        self._url = collector.url
-        self._before = self._siem = siem
+        self._collector = collector
+        self._siem = siem
+        self._taken: int | None = 0
+        self._is_gone = False
+        self.refused = 0
+        """How many records the SIEM has refused for good since the beginning, at the last look."""
+        self.has_restarted = False
+        """The Collector has: what was refused between the last look and its start is counted nowhere."""
         self._stop = stop
         self._progress = progress
         self._show = show
@@ -67,17 +73,16 @@ class Queue:
         self._room_bytes -= request_bytes
 
     def settle(self, seconds_max: float) -> None:
-        """Waits until nothing is in the queue, or it is to stop, but no longer than that."""
+        """Waits until nothing was in the queue at the last look, or it is to stop, but no longer than that."""
         deadline_s = time.monotonic() + seconds_max
-        while self._read() and self._siem.waiting_bytes and time.monotonic() < deadline_s:
-            if self._stop.wait(LOOK_SECONDS):
+        while self._siem.waiting_bytes and time.monotonic() < deadline_s:
+            if self._stop.wait(LOOK_SECONDS) or not self._read():
                 break
 
-    @property
-    def refused(self) -> int:
-        """How many records the SIEM has refused for good since the beginning, at the last look."""
-        # A Collector that has started anew meanwhile has counted anew.
-        return max(0, self._siem.refused - self._before.refused)
+    def took(self) -> int | None:
+        """Looks how many records were put into the queue since the beginning; None: nobody can tell."""
+        is_read = self._read()
+        return 0 if self._is_gone else self._taken if is_read else None
 
     @property
     def waiting_bytes(self) -> int:
@@ -86,16 +91,31 @@ class Queue:
 
     def _read(self) -> bool:
         try:
-            found = find(collector_metrics.read(self._url), self._siem.name)
+            collector = collector_metrics.read(self._collector.url)
         except CollectorError:
             return False
-        self._siem = found or self._siem
-        return found is not None
+        found = find(collector, self._siem.name)
+        self._is_gone = found is None
+        if found is None:
+            return False
+        before, last = self._siem, self._collector
+        is_new = collector.instance != last.instance or collector.uptime_s < last.uptime_s
+        self.has_restarted |= is_new
+        self.refused += max(0, found.refused - (0 if is_new else before.refused))
+        if is_new or found.taken is None or before.taken is None or self._taken is None:
+            self._taken = None
+        else:
+            self._taken += found.taken - before.taken
+        self._siem, self._collector = found, collector
+        return True
 
     def _look(self, request_bytes: int) -> bool:
         """Tells whether there is room. A Collector that says nothing is perhaps down: sending will tell."""
         self._due_s = time.monotonic() + LOOK_SECONDS_MAX
-        if not self._read() or not self._siem.capacity_bytes:
+        is_read = self._read()
+        if self._is_gone:
+            raise ReplayError(f"the Collector at {self._collector.url} sends to {self._siem.name} no longer")
+        if not is_read or not self._siem.capacity_bytes:
             self._room_bytes = 0.0
             return True
         name, refused = self._siem.name, self.refused

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
 
@@ -20,8 +19,8 @@ from tron_audit_otel import archive, cli_replay, cli_time, collector_metrics, re
 from tron_audit_otel.cli_stop import EXIT_SIGNAL
 from tron_audit_otel.cli_text import EXIT_OK, EXIT_WORK, Answer, Progress, ProgressHandler, count, duration
 from tron_audit_otel.config import STATE
-from tron_audit_otel.errors import CollectorError, ConfigError, SearchError
-from tron_audit_otel.tool_config import ToolConfig, url
+from tron_audit_otel.errors import AuditError, CollectorError, ConfigError, SearchError
+from tron_audit_otel.tool_config import ToolConfig, metrics_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,7 +47,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--siem", required=True, metavar="SIEM", help="the SIEM, by the name of its file in collector/siem"
     )
-    parser.add_argument("--since", required=True, metavar="TIME", help=f"the first record's time, {cli_time.WHEN}")
+    parser.add_argument(
+        "--since",
+        required=True,
+        metavar="TIME",
+        help=f"records that happened or came to the Collector since then, {cli_time.WHEN}",
+    )
     parser.add_argument(
         "--until",
         metavar="TIME",
@@ -60,7 +64,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--archive", type=Path, metavar="DIR", help="the archive; by default AUDIT_COLLECTOR_DATA/archive"
     )
     parser.add_argument(
-        "--collector", type=_url, metavar="URL", help="the Collector's metrics, if not where the settings say"
+        "--collector", type=metrics_url, metavar="URL", help="the Collector's metrics, if not where the settings say"
     )
     parser.add_argument("--missing-to", type=Path, metavar="FILE", help="write the missing ids there, one a line")
     parser.add_argument(
@@ -135,14 +139,6 @@ def _number(text: str) -> float:
 _number.__name__ = "number"  # argparse names it so when it is none
 
 
-def _url(text: str) -> str:
-    try:
-        found = url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}, not {text!r}") from error
-    return found if urlsplit(found).path else f"{found}/metrics"
-
-
 def _span(options: argparse.Namespace, now: datetime) -> archive.Span:
     span = cli_time.span(options.since, options.until, now)
     if options.until is not None:
@@ -191,15 +187,20 @@ class _Run:
         self._write_missing()
         if self.missing and not self.options.dry_run:
             self._send()
-        if not (self.missing or self.options.dry_run or collector is None):
+        if collector is not None and not self.options.dry_run and self._has_all():
             looks = siem_looks.Looks(user_state_path(STATE) / siem_looks.FILE)
             self.mended = looks.mended(self.options.siem, self.span, collector)
         return self._answer()
 
+    def _has_all(self) -> bool:
+        """Tells whether the SIEM is known to have all there was. With nothing in the archive nobody can tell."""
+        unknown = self.missing or self.comparison.unasked or self.reading.removed
+        return bool(self.comparison.archived) and not unknown
+
     # --- compare
 
     def _compare(self) -> None:
-        requests = archive.read(self.directory, self.span, on_read=self._on_read, reading=self.reading)
+        requests = archive.read(self.directory, self.span, on_read=self._on_read, reading=self.reading, late=True)
         self.comparison = reconcile.compare(requests, self.search, self.span, self._show)
         self.missing = self.comparison.missing
         if not self.missing:
@@ -264,11 +265,16 @@ class _Run:
 
     def _send(self) -> None:
         if self.obstacle is not None and not self.options.force:
+            self.obstacle += ". Run it again when nothing waits (see `tron-audit status`), or with --force."
             return
         self.obstacle = None
         self.progress.end()
         with _id_file(self.missing) as file:
-            self.replayed = cli_replay.run(self._replay_options(file), self.settings)
+            try:
+                self.replayed = cli_replay.run(self._replay_options(file), self.settings)
+            except AuditError as error:  # what is missing is worth telling all the same
+                self.obstacle = str(error)
+                return
         if self.replayed.code >= EXIT_SIGNAL:
             return
         deadline_s = time.monotonic() + self.options.wait
@@ -354,8 +360,7 @@ class _Run:
         elif self.options.dry_run:
             yield "Nothing was sent: --dry-run." + (f" Mind that {self.obstacle}." if self.obstacle else "")
         elif self.replayed is None:
-            wanted = "Run it again when nothing waits (see `tron-audit status`), or with --force."
-            yield f"Nothing was sent: {self.obstacle}. {wanted}"
+            yield f"Nothing was sent: {self.obstacle}"
         else:
             yield from self.replayed.lines
             if self.replayed.code >= EXIT_SIGNAL:

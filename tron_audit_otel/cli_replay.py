@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -11,21 +10,21 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
 
 from tron_audit_otel import archive, cli_time, collector_metrics, replay, siem_looks, transport
 from tron_audit_otel.cli_queue import Queue, find
-from tron_audit_otel.cli_source import LISTED, Source, StoppedError
+from tron_audit_otel.cli_source import LISTED, Source, StoppedError, some
 from tron_audit_otel.cli_stop import EXIT_SIGNAL, stopped
 from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, EXIT_WORK, Answer, Progress, count, duration, size
-from tron_audit_otel.config import STATE, AuditConfig
+from tron_audit_otel.config import REPLAY_TO, STATE, AuditConfig
 from tron_audit_otel.errors import ArchiveError, AuditError, CollectorError, ConfigError, ReplayError
-from tron_audit_otel.tool_config import ToolConfig, url
+from tron_audit_otel.tool_config import ToolConfig, metrics_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import argparse
+    from collections.abc import Iterator, Mapping
 
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
@@ -57,7 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--collector",
-        type=_url,
+        type=metrics_url,
         metavar="URL",
         help="where the Collector shows its metrics; by default AUDIT_COLLECTOR_METRICS_HOST and _PORT say so",
     )
@@ -86,11 +85,11 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Answer:
         raise ConfigError(f"--since or --ids must be given; a time is {cli_time.WHEN}")
     span = cli_time.span(options.since, options.until, now)
     wanted = None if options.ids is None else _ids(options.ids)
-    tools = ToolConfig.from_env(environ)
+    tools = ToolConfig.of_collector(environ)
     config = AuditConfig.from_env({**environ, "AUDIT_LOG_ENABLED": "true"})
-    metrics_url = options.collector or tools.metrics_url
+    where = options.collector or tools.metrics_url
     # Before the archive is read: what was refused by now is in it.
-    collector = None if options.force else _collector(metrics_url, options.to)
+    collector = None if options.force else _collector(where, options.to)
     directory = (options.archive or tools.archive).absolute()
     progress = Progress()
     with stopped() as stop:
@@ -113,17 +112,9 @@ def _rate(text: str) -> float:
 _rate.__name__ = "number of records a second"  # argparse names it so when it is none
 
 
-def _url(text: str) -> str:
-    try:
-        found = url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}, not {text!r}") from error
-    return found if urlsplit(found).path else f"{found}/metrics"
-
-
 def _ids(name: str) -> set[str]:
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"--ids {name} cannot be read: {reason}") from error
@@ -133,10 +124,10 @@ def _ids(name: str) -> set[str]:
     return ids
 
 
-def _collector(metrics_url: str, name: str) -> Collector:
+def _collector(where: str, name: str) -> Collector:
     """Asks the Collector, and makes sure that it has the SIEM: else the records would be taken and go nowhere."""
     try:
-        found = collector_metrics.read(metrics_url)
+        found = collector_metrics.read(where)
     except CollectorError as error:
         raise CollectorError(
             f"{error}. Without it nobody can tell whether this Collector sends to {name}, or how full the queue is; "
@@ -144,7 +135,7 @@ def _collector(metrics_url: str, name: str) -> Collector:
         ) from error
     if find(found, name) is None:
         names = ", ".join(siem.name for siem in found.siems) or "none"
-        raise ConfigError(f"--to {name}: the Collector at {metrics_url} sends to no such SIEM; those it has: {names}")
+        raise ConfigError(f"--to {name}: the Collector at {where} sends to no such SIEM; those it has: {names}")
     return found
 
 
@@ -209,6 +200,8 @@ class _Sending:
             else None
         )
         self._failure: AuditError | None = None
+        self._not_taken: list[str] = []
+        """Records that the Collector will never take: the id of each, and why."""
 
     def run(self) -> Answer:
         source, queue = self._source, self._queue
@@ -228,6 +221,7 @@ class _Sending:
                     on_sent=self._on_sent,
                     before_send=queue.make_room if queue else lambda _: None,
                     on_wait=lambda reason: source.show(f"waiting: {reason}"),
+                    on_refused=lambda each, reason: self._not_taken.append(f"{each or 'one without an id'}: {reason}"),
                     stop=source.stop,
                 )
             except StoppedError:
@@ -236,8 +230,11 @@ class _Sending:
                 if isinstance(error, ArchiveError) and not source.records:
                     raise
                 self._failure = error
+        took = queue.took() if queue and source.records and not source.stop.signal else None
+        if self._failure is None and took is not None and took < source.records:
+            self._failure = self._gone_elsewhere(took)
         mended = self._mended()
-        if queue and source.records and not source.stop.signal:
+        if queue and took is not None:
             source.show(f"{self._to} is given {SETTLE_SECONDS:.0f} s to take what waits")
             queue.settle(SETTLE_SECONDS)
         return self._answer(mended)
@@ -246,25 +243,36 @@ class _Sending:
         self._source.records += records
         self._source.show()
 
+    def _gone_elsewhere(self, took: int) -> ReplayError:
+        """Says that what was sent is not in the SIEM's queue, which no answer to a sender would."""
+        return ReplayError(
+            f"only {took:,} of {count(self._source.records)} came to {self._to}'s queue. Either the OTLP endpoint "
+            f"{self._config.endpoint} is not of the Collector whose metrics were asked, or that one drops them: the "
+            f"processor filter/{self._to} of its configuration must let pass what is marked {REPLAY_TO}={self._to}"
+        )
+
     def _mended(self) -> int | None:
         source = self._source
-        is_complete = source.wanted is None and self._failure is None and not source.stop.signal
-        if self._collector is None or not is_complete or not source.records:
+        is_part = source.wanted is not None or self._failure or source.stop.signal or source.reading.removed
+        if self._collector is None or is_part or not source.records:
             return None
         # What cannot be read is in the answer, and no replay could mend it.
         looks = siem_looks.Looks(user_state_path(STATE) / siem_looks.FILE)
         return looks.mended(self._to, source.span, self._collector)
 
     def _answer(self, mended: int | None) -> Answer:
-        source, failure = self._source, self._failure
-        refused, waiting = (self._queue.refused, self._queue.waiting_bytes) if self._queue else (0, 0)
+        source, queue, failure = self._source, self._queue, self._failure
+        refused, waiting = (queue.refused, queue.waiting_bytes) if queue else (0, 0)
+        # More than once refused, or in the archive no longer.
+        absent = max(0, (mended or 0) - source.records - source.reading.repeated)
         seconds = time.monotonic() - source.began_s
         if source.stop.signal:
             code = EXIT_SIGNAL + source.stop.signal
         elif isinstance(failure, ArchiveError):
             code = EXIT_CONFIG
         else:
-            code = EXIT_OK if failure is None and source.is_whole and not refused else EXIT_WORK
+            is_well = failure is None and source.is_whole and not (refused or self._not_taken or absent)
+            code = EXIT_OK if is_well else EXIT_WORK
         data = {
             "ok": code == EXIT_OK,
             "dry_run": False,
@@ -273,27 +281,47 @@ class _Sending:
             "seconds": round(seconds, 3),
             "refused_meanwhile": refused,
             "waiting_bytes": waiting,
+            "not_taken": self._not_taken,
+            "collector_restarted": queue is not None and queue.has_restarted,
             "mended": mended,
+            "absent": absent,
             "error": None if failure is None else str(failure),
             "signal": source.stop.signal or None,
             **source.data(),
         }
-        lines = [f"Sent to the Collector for {self._to}: {count(source.records)}, in {duration(seconds)}."]
+        first = f"Sent to the Collector for {self._to}: {count(source.records)}, in {duration(seconds)}."
+        return Answer(code, data, [first, *self._end(), *self._queued(absent), *source.remarks()])
+
+    def _end(self) -> Iterator[str]:
+        source, failure = self._source, self._failure
         if source.is_read and not any(source.reading.files.values()):
-            lines.append("The archive holds nothing of that span.")
+            yield "The archive holds nothing of that span."
         if failure is not None:
-            lines.append(f"Ended before all was sent: {failure}")
+            yield f"Not all was sent: {failure}"
         if source.stop.signal:
-            lines.append("Interrupted before all was sent.")
+            yield "Interrupted before all was sent."
         if failure is not None or source.stop.signal:
-            lines.append("The same command sends all of it again, under the same ids.")
-        if refused:
-            lines.append(
-                f"Meanwhile {self._to} refused {count(refused)} for good: see `tron-audit status`, mend it, and send "
+            yield "The same command sends all of it again, under the same ids."
+        if self._not_taken:
+            yield f"The Collector will never take {count(len(self._not_taken))}: {some(self._not_taken)}"
+
+    def _queued(self, absent: int) -> Iterator[str]:
+        to, queue = self._to, self._queue
+        if queue and queue.refused:
+            yield (
+                f"Meanwhile {to} refused {count(queue.refused)} for good: see `tron-audit status`, mend it, and send "
                 "them again."
             )
-        if waiting:
-            lines.append(
-                f"In {self._to}'s queue at the Collector: {size(waiting)}. `tron-audit status` says what becomes of it"
+        if queue and queue.has_restarted:
+            yield (
+                f"The Collector has started anew meanwhile: what {to} refused shortly before is counted nowhere. "
+                "`tron-audit reconcile` finds it."
             )
-        return Answer(code, data, [*lines, *source.remarks()])
+        if queue and queue.waiting_bytes:
+            waiting = size(queue.waiting_bytes)
+            yield f"In {to}'s queue at the Collector: {waiting}. `tron-audit status` says what becomes of it"
+        if absent:
+            yield (
+                f"`tron-audit status` held {count(absent)} more against {to} than the archive has of that span: they "
+                "were refused more than once, or are in the archive no longer. `tron-audit reconcile` tells."
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import shlex
 import time
@@ -10,32 +9,31 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from platformdirs import user_state_path
 
-from tron_audit_otel import archive_tail, collector_metrics, tool_config
+from tron_audit_otel import archive_tail, collector_metrics
 from tron_audit_otel.cli_text import ago, count, duration, size
 from tron_audit_otel.config import STATE
 from tron_audit_otel.errors import CollectorError
 from tron_audit_otel.siem_looks import FILE, Looks
-from tron_audit_otel.tool_config import ToolConfig
+from tron_audit_otel.tool_config import METRICS, ToolConfig, metrics_url
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Mapping, Sequence
 
     from tron_audit_otel.collector_metrics import Collector, Siem
     from tron_audit_otel.siem_looks import Debt, Noted
-
-METRICS = ("AUDIT_COLLECTOR_METRICS_HOST", "AUDIT_COLLECTOR_METRICS_PORT")
 
 LATE_SECONDS = 300
 """A record's time is when its action began; it reaches the Collector when that has ended and was shipped."""
 LATE_SECONDS_MAX = 7 * 86_400
 """A record may have waited in its sender's journal; the archive tells. One that is later has a clock that is wrong, or
 is a case for `reconcile`: everything since it would be sent again."""
-AHEAD_SECONDS = 60
-"""A sender's clock may be so far ahead of this one."""
+AHEAD_SECONDS = 3600
+"""A sender's clock may be so far ahead of this one, as the archive has it (`CLOCKS_APART_SECONDS_MAX`). What is said to
+be mended must have been sent, and what came in this hour may come twice."""
 STILL_SECONDS_MAX = 60
 """Twice the longest pause between two attempts (`max_interval`): a SIEM that takes nothing for so long is down."""
 OLDEST_SECONDS_MAX = 300
@@ -55,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument(
         "--collector",
-        type=_url,
+        type=metrics_url,
         metavar="URL",
         help="where the Collector shows its metrics; by default AUDIT_COLLECTOR_METRICS_HOST and _PORT say so",
     )
@@ -65,14 +63,6 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the Collector's archive, which tells since when records wait; by default below AUDIT_COLLECTOR_DATA",
     )
-
-
-def _url(text: str) -> str:
-    try:
-        url = tool_config.url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}, not {text!r}") from error
-    return url if urlsplit(url).path else f"{url}/metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +85,21 @@ def look(options: argparse.Namespace, environ: Mapping[str, str]) -> Told:
     Raises:
         ConfigError: A setting says wrongly where it is.
     """
-    # Not the others: a path in the Collector's `.env` may be one in its container.
-    config = ToolConfig.from_env({name: environ.get(name, "") for name in (*METRICS, "AUDIT_COLLECTOR_DATA")})
+    config = ToolConfig.of_collector(environ)
     url = options.collector or config.metrics_url
     is_named = options.collector is not None or any(environ.get(name, "").strip() for name in METRICS)
+    looks = Looks(user_state_path(STATE) / FILE)
     try:
         collector = collector_metrics.read(url)
     except CollectorError as error:
         data: dict[str, object] = {"collector": {"url": url, "answers": False, "error": str(error)}, "siems": []}
-        if not is_named:
+        seen_at = looks.seen_at(url)
+        if not is_named and seen_at is None:
             return Told(answers=False, data=data, lines=[f"No Collector at {url}"])
-        problem = ("collector_silent", f"{error}. See whether it runs.")
+        seen = "" if seen_at is None else f" It was last seen {ago(seen_at)}."
+        problem = ("collector_silent", f"{error}.{seen} See whether it runs.")
         return Told(answers=False, data=data, lines=[f"Collector {url}: no answer"], problems=[problem])
-    noted = Looks(user_state_path(STATE) / FILE).note(collector)
+    noted = looks.note(collector)
     archive = options.archive or config.archive
     rows = [_row(siem, noted.debts[siem.name], archive, options, collector) for siem in collector.siems]
     return _told(collector, noted, rows)

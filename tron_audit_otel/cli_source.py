@@ -104,13 +104,13 @@ class Source:
         reading = self.reading
         lines = []
         if self.missing and self.is_read:
-            lines.append(f"Not in the archive: {count(len(self.missing), 'id')}: {_some(sorted(self.missing))}")
+            lines.append(f"Not in the archive: {count(len(self.missing), 'id')}: {some(sorted(self.missing))}")
         if reading.damaged:
-            lines.append(f"Damaged and not to be read: {reading.damaged_in_all:,} times, at {_some(reading.damaged)}")
+            lines.append(f"Damaged and not to be read: {reading.damaged_in_all:,} times, at {some(reading.damaged)}")
         if reading.removed:
-            lines.append(f"Removed before they could be read: {_some(reading.removed)}")
+            lines.append(f"Removed before they could be read: {some(reading.removed)}")
         if reading.foreign:
-            lines.append(f"Not read, for the Collector gives no such name: {_some(reading.foreign)}")
+            lines.append(f"Not read, for the Collector gives no such name: {some(reading.foreign)}")
         if reading.torn:
             lines.append(f"Passed over: {count(reading.torn, 'request')} that the Collector did not write whole")
         if reading.without_id:
@@ -123,6 +123,7 @@ class Source:
         return not (self.missing or self.reading.damaged or self.reading.removed)
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """Gives the first of them."""
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more

@@ -46,6 +46,7 @@ _KNOBS = (
     "--collector URL says where else to look"
 )
 _READ_BYTES = 64 * 1024
+_COUNT_MAX = 2**63
 _PORTS = {"https": "443", "http": "80"}
 
 _DUPLICATE = "version_conflict_engine_exception"
@@ -99,7 +100,7 @@ class Collector:
     @property
     def started_at(self) -> float:
         """When it started, in seconds since 1970."""
-        return self.read_at - self.uptime_s
+        return max(0.0, self.read_at - self.uptime_s)
 
 
 def read(url: str, timeout_s: float = TIMEOUT_SECONDS) -> Collector:
@@ -124,8 +125,8 @@ def parse(text: str, url: str, read_at: float) -> Collector:
     """
     samples = _Samples(text)
     uptime_s = samples.value("otelcol_process_uptime")
-    if uptime_s is None:
-        raise ValueError("there is no otelcol_process_uptime")
+    if uptime_s is None or not 0 <= uptime_s < math.inf:
+        raise ValueError("there is no otelcol_process_uptime, or none that can be")
     info = samples.named("target_info")
     accepted = samples.count("otelcol_receiver_accepted_log_records")
     answers = _Answers(samples)
@@ -163,7 +164,7 @@ def _siem(samples: _Samples, answers: _Answers, exporter: str, *, nothing_came: 
     return Siem(
         name=name,
         exporter=exporter,
-        taken=None if offered is None else max(0, int(offered) - turned_away),
+        taken=None if offered is None else max(0, _whole(offered) - turned_away),
         delivered=count("otelcol_exporter_sent_log_records"),
         refused=_refused(samples, exporter) + (_refused_documents(samples) if name == "elasticsearch" else 0),
         turned_away=turned_away,
@@ -271,7 +272,13 @@ class _Sample(NamedTuple):
 
     @property
     def whole(self) -> int:
-        return int(self.value)
+        return _whole(self.value)
+
+
+def _whole(value: float) -> int:
+    if not 0 <= value < _COUNT_MAX:
+        raise ValueError(f"a count is {value}")
+    return int(value)
 
 
 class _Samples:
@@ -295,7 +302,7 @@ class _Samples:
         return sum(sample.value for sample in found) if found else None
 
     def count(self, name: str, exporter: str | None = None) -> int:
-        return int(self.value(name, exporter) or 0)
+        return _whole(self.value(name, exporter) or 0)
 
     def exporters(self, name: str) -> set[str]:
         return {sample.labels["exporter"] for sample in self.named(name) if sample.labels.get("exporter")}

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.archive import log_records, record_id, record_time_ns
+from tron_audit_otel.archive import Span, log_records, record_id, record_time_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-    from tron_audit_otel.archive import Span
     from tron_audit_otel.collector_metrics import Siem
     from tron_audit_otel.search import Search
 
@@ -85,7 +84,7 @@ def compare(
     asked: dict[str, LogRecord] = {}
 
     def ask() -> None:
-        found = search.ids(list(asked), span)
+        found = search.ids(list(asked), _around(span, map(record_time_ns, asked.values())))
         comparison.archived += len(asked)
         comparison.missing |= {text: _lacking(text, record) for text, record in asked.items() if text not in found}
         asked.clear()
@@ -125,8 +124,14 @@ def ask_again(missing: Mapping[str, Lacking], search: Search, span: Span) -> dic
     ids = list(missing)
     found: set[str] = set()
     for begin in range(0, len(ids), ASKED_AT_ONCE):
-        found |= search.ids(ids[begin : begin + ASKED_AT_ONCE], span)
+        part = ids[begin : begin + ASKED_AT_ONCE]
+        found |= search.ids(part, _around(span, (missing[text].time_ns for text in part)))
     return {text: lacking for text, lacking in missing.items() if text not in found}
+
+
+def _around(span: Span, times_ns: Iterable[int]) -> Span:
+    """Gives the span with what came late in it, which happened before it began."""
+    return Span(min(span.since_ns, *times_ns), span.until_ns)
 
 
 def worked_off(look: Callable[[], Siem], seconds_max: float) -> bool:

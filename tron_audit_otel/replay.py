@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped] # protobuf ships no annotations
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from tron_audit_otel.answer import Fate
-from tron_audit_otel.archive import log_records
+from tron_audit_otel.archive import log_records, record_id
 from tron_audit_otel.batch import put_together, take_apart
 from tron_audit_otel.config import REPLAY_TO, AuditConfig
 from tron_audit_otel.errors import ReplayError
@@ -24,9 +25,10 @@ from tron_audit_otel.receiver import RETRY_AFTER_SECONDS_MAX, Backoff
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-
     from tron_audit_otel.answer import Answer, Transport
+
+REFUSED_IN_A_ROW_MAX = 100
+"""Records that the Collector does not take, one after the other: then it is not the records."""
 
 _DEFAULTS = AuditConfig()
 
@@ -54,11 +56,13 @@ def replay(  # noqa: PLR0913 - all by name, and most may be left out
     pace: Pace = _PACE,
     before_send: Callable[[int], None] = lambda _: None,
     on_wait: Callable[[str], None] = lambda _: None,
+    on_refused: Callable[[str, str], None] = lambda *_: None,
     stop: threading.Event | None = None,
 ) -> int:
     """Sends the records, marked for one SIEM; gives how many the Collector took.
 
-    What may pass, such as a Collector that is down, is tried again for as long as it takes.
+    What may pass, such as a Collector that is down, is tried again for as long as it takes. A record that the Collector
+    will never take, such as one that the mark makes too long for it, does not keep the others back.
 
     Args:
         requests: Whose records to send. Their resources are marked in place.
@@ -69,28 +73,41 @@ def replay(  # noqa: PLR0913 - all by name, and most may be left out
         pace: How much at a time, and how patiently.
         before_send: Is told before each attempt how many bytes it has, and may wait.
         on_wait: Is told why, before each wait for another attempt.
+        on_refused: Is told of each record that the Collector will never take: its id, and why.
         stop: Once it is set, no further request is sent.
 
     Raises:
-        ReplayError: The Collector refuses it, for good or until somebody mends a setting; the message says why.
+        ReplayError: The Collector takes nothing, for good or until somebody mends a setting; the message says why.
     """
     stop = stop or threading.Event()
     sender = _Sender(transport, pace.retry_seconds_max, before_send, on_wait, stop)
     # No more at once than a second's worth: a burst is not what was asked for.
     records_max = max(1, int(records_per_second)) if records_per_second else None
-    began_s, taken = time.monotonic(), 0
-    for body, records in _bodies(requests, to, pace.request_bytes_max, records_max):
+    began_s, taken, refused_in_a_row = time.monotonic(), 0, 0
+    for whole, in_all in _bodies(requests, to, pace.request_bytes_max, records_max):
         if records_per_second and stop.wait(max(0.0, began_s + taken / records_per_second - time.monotonic())):
             break
-        if not sender.send(body):
-            break
-        taken += records
-        on_sent(records)
+        left = [(whole, in_all)]
+        while left:
+            body, records = left.pop()
+            answer = sender.send(body)
+            if answer is None:
+                return taken
+            if answer.fate is Fate.DELIVERED:
+                taken, refused_in_a_row = taken + records, 0
+                on_sent(records)
+            elif records > 1:
+                left += reversed(_halves(body, records))
+            else:
+                refused_in_a_row += 1
+                if refused_in_a_row == REFUSED_IN_A_ROW_MAX:
+                    raise ReplayError(f"the Collector does not take the records: {answer.reason}")
+                on_refused(_id(body), answer.reason)
     return taken
 
 
 class _Sender:
-    """Sends one request at a time, until it is taken."""
+    """Sends one request at a time, until it is taken or refused."""
 
     def __init__(
         self,
@@ -106,21 +123,21 @@ class _Sender:
         self._before_send = before_send
         self._on_wait = on_wait
 
-    def send(self, body: bytes) -> bool:
-        """Tells whether it was taken; if not, it was to stop."""
+    def send(self, body: bytes) -> Answer | None:
+        """Gives the answer, by which it was taken or will never be; None: it was to stop."""
         while not self._stop.is_set():
             self._before_send(len(body))
             if self._stop.is_set():
                 break
             answer = self._transport.send(body)
-            if answer.fate is Fate.DELIVERED:
+            if answer.fate in (Fate.DELIVERED, Fate.POISON):
                 self._backoff.reset()
-                return True
-            if answer.fate is not Fate.RETRY:
+                return answer
+            if answer.fate is Fate.PARKED:
                 raise ReplayError(f"the Collector does not take the records: {answer.reason}")
             self._on_wait(answer.reason)
             self._stop.wait(self._wait_s(answer))
-        return False
+        return None
 
     def _wait_s(self, answer: Answer) -> float:
         asked_s = min(answer.retry_after_s or 0.0, RETRY_AFTER_SECONDS_MAX)
@@ -171,7 +188,15 @@ def _split(body: bytes, records: int, bytes_max: int, records_max: int | None) -
     if records <= 1 or (len(body) <= bytes_max and (records_max is None or records <= records_max)):
         yield body, records
         return
+    for half, count in _halves(body, records):
+        yield from _split(half, count, bytes_max, records_max)
+
+
+def _halves(body: bytes, records: int) -> list[tuple[bytes, int]]:
     parts = take_apart(body, records)
     middle = len(parts) // 2
-    for half in (parts[:middle], parts[middle:]):
-        yield from _split(put_together(half), len(half), bytes_max, records_max)
+    return [(put_together(half), len(half)) for half in (parts[:middle], parts[middle:])]
+
+
+def _id(body: bytes) -> str:
+    return next(map(record_id, log_records(ExportLogsServiceRequest.FromString(body))), "")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -49,6 +49,11 @@ CLOCK_SECONDS = 60
 
 _NS = 10**9
 
+_LATEST_S = 4_102_444_800
+"""2100: a time that can be told."""
+_Time = Annotated[float, Field(ge=0, le=_LATEST_S)]
+_Count = Annotated[int, Field(ge=0)]
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
@@ -57,30 +62,30 @@ class _Model(BaseModel):
 class _Grown(_Model):
     """A counter that ought to stand still."""
 
-    value: int = Field(ge=0)
-    at: float | None
+    value: _Count
+    at: _Time | None
     """When a look saw it grown; None: it never did."""
 
 
 class _Entry(_Model):
     """A SIEM at a Collector."""
 
-    since: float
+    since: _Time
     """What it lacks was taken after this, in seconds since 1970."""
     clean: bool
     """``since`` is a look that found it clean; else a start of the Collector."""
-    refused: int = Field(ge=0)
+    refused: _Count
     """As at the last look, since the Collector's start."""
-    refused_at: float
+    refused_at: _Time
     """The last look that saw more of it than the one before."""
-    mended: int = Field(default=0, ge=0)
+    mended: _Count = 0
     """Of ``refused``."""
-    owed: int = Field(default=0, ge=0)
+    owed: _Count = 0
     """From before the Collector's start."""
-    delivered: int = Field(ge=0)
-    stuck_since: float | None
+    delivered: _Count
+    stuck_since: _Time | None
     """The first look that saw something wait, and nothing delivered since. None: there is no such."""
-    arrived: int = Field(ge=0)
+    arrived: _Count
     """Records that the archive took since ``since``."""
     turned_away: _Grown
 
@@ -88,10 +93,10 @@ class _Entry(_Model):
 class _Seen(_Model):
     """A Collector, at the last look."""
 
-    read_at: float
+    read_at: _Time
     uptime_s: float
     instance: str
-    archived: int = Field(ge=0)
+    archived: _Count
     refused: _Grown
     archive_failed: _Grown
     siems: dict[str, _Entry]
@@ -162,6 +167,18 @@ class Looks:
 
         noted, trouble = self._update(change)
         return replace(noted, trouble=trouble)
+
+    def seen_at(self, url: str) -> float | None:
+        """Gives when the Collector was last looked at, in seconds since 1970; None: never, or nobody knows."""
+        try:
+            directory = os.open(self._path.parent, os.O_RDONLY | DIRECTORY)
+        except OSError:
+            return None
+        try:
+            seen = self._read(directory)[0].collectors.get(url)
+        finally:
+            os.close(directory)
+        return seen.read_at if seen else None
 
     def mended(self, siem: str, span: Span, collector: Collector) -> int:
         """Notes that a replay of this span to this SIEM has succeeded; gives how many records that mends.
@@ -307,7 +324,7 @@ def _entry(before: _Entry | None, siem: Siem, collector: Collector, *, another: 
         # A SIEM that was turned off for a while, and a counter that went down, are like a start of the Collector.
         another = another or siem.refused < before.refused
         moved = siem.delivered > (0 if another else before.delivered)
-        unmended = before.refused - before.mended if another else 0
+        unmended = max(0, before.refused - before.mended) if another else 0
         entry = _Entry(
             since=before.since,
             clean=before.clean,
@@ -335,7 +352,7 @@ def _mend(entry: _Entry, refused: int) -> None:
 
 
 def _owed(entry: _Entry) -> int:
-    return entry.owed + entry.refused - entry.mended
+    return entry.owed + max(0, entry.refused - entry.mended)
 
 
 def _debt(before: _Seen | None, seen: _Seen, siem: Siem, collector: Collector) -> Debt:

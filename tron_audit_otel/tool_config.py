@@ -6,6 +6,7 @@ Collector's machine, with its ``.env``.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _ARCHIVE = "archive"
 """Below AUDIT_COLLECTOR_DATA, as otel-collector-config.yaml has it."""
+
+_DATA = "AUDIT_COLLECTOR_DATA"
+METRICS = ("AUDIT_COLLECTOR_METRICS_HOST", "AUDIT_COLLECTOR_METRICS_PORT")
 
 _PORT_MAX = 65_535
 
@@ -43,6 +47,19 @@ def url(value: str) -> str:
 
 
 _Url = Annotated[str, AfterValidator(url)]
+
+
+def metrics_url(value: str) -> str:
+    """Takes the URL of a Collector's metrics, as an argument of a command; ``/metrics`` may be left out.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none; the message has the value.
+    """
+    try:
+        found = url(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, not {value!r}") from error
+    return found if urlsplit(found).path else f"{found}/metrics"
 
 
 class ToolConfig(Settings):
@@ -117,6 +134,15 @@ class ToolConfig(Settings):
             ConfigError: A variable has a value that it cannot have; the message names it.
         """
         return cls.read(set_variables(environment() if environ is None else environ))
+
+    @classmethod
+    def of_collector(cls, environ: Mapping[str, str]) -> Self:
+        """Reads only where the Collector is: another path in its ``.env`` may be one in its container.
+
+        Raises:
+            ConfigError: As :meth:`from_env`.
+        """
+        return cls.from_env({name: environ.get(name, "") for name in (_DATA, *METRICS)})
 
     @property
     def archive(self) -> Path:
