@@ -36,6 +36,7 @@ IMAGE = "otel/opentelemetry-collector-contrib:0.161.0"
 DATA_DIR = "AUDIT_COLLECTOR_DATA"
 DATA_DIR_DEFAULT = "/var/lib/tron-audit"
 SIEM_TIMEOUT = "AUDIT_SIEM_TIMEOUT"
+NAMESPACE = "AUDIT_COLLECTOR_NAMESPACE"
 
 DATA_FREE_MIB_MIN = 64
 """What a queue needs to put back, while the Collector starts, the requests that were under way when it ended."""
@@ -45,6 +46,7 @@ PREFIXES = ("AUDIT_COLLECTOR_", "AUDIT_SIEM_")
 
 _VARIABLE = re.compile(r"\$\{env:(\w+)")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s?")
+_NAMESPACE = re.compile(r"[a-z0-9._]{1,100}")
 _ENV_LINE = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=(.*)")
 
 
@@ -130,7 +132,7 @@ def collector_environ(environ: Mapping[str, str], files: Sequence[Path]) -> dict
     instead of the default. AUDIT_SIEM_TIMEOUT may be `5` or `5s`; the Collector is given the plain number.
 
     Raises:
-        LaunchError: AUDIT_SIEM_TIMEOUT is neither.
+        LaunchError: AUDIT_SIEM_TIMEOUT is neither, or AUDIT_COLLECTOR_NAMESPACE can be no part of a data stream's name.
     """
     ours = variables(files)
     result = {name: value for name, value in environ.items() if value or name not in ours}
@@ -141,6 +143,11 @@ def collector_environ(environ: Mapping[str, str], files: Sequence[Path]) -> dict
                 f"{SIEM_TIMEOUT} must be a number of seconds above 0, such as 5 or 5s, not {environ[SIEM_TIMEOUT]!r}"
             )
         result[SIEM_TIMEOUT] = match[1]
+    if NAMESPACE in ours and not _NAMESPACE.fullmatch(namespace := result.get(NAMESPACE, "default")):
+        raise LaunchError(
+            f"{NAMESPACE} must be of small letters, digits, dots and underscores, at most 100, as it becomes part of a "
+            f"data stream's name; not {namespace!r}"
+        )
     return result
 
 

@@ -108,6 +108,16 @@ def test_a_timeout_that_is_none_is_refused(given: str) -> None:
         launch.collector_environ(environ, launch.config_files(environ))
 
 
+@pytest.mark.parametrize("given", ["Production", "prod-eu", 'a"b', "a b", "x" * 101])
+@pytest.mark.parametrize("url", ["ELASTICSEARCH_URL", "ELASTIC_OTLP_URL"])
+def test_a_namespace_that_no_data_stream_could_have_is_refused(url: str, given: str) -> None:
+    environ = {url: "u", url.replace("_URL", "_API_KEY"): "t", "AUDIT_COLLECTOR_NAMESPACE": given}
+    with pytest.raises(launch.LaunchError, match="AUDIT_COLLECTOR_NAMESPACE must be of small letters"):
+        launch.collector_environ(environ, launch.config_files(environ))
+    environ["AUDIT_COLLECTOR_NAMESPACE"] = "prod_eu.1"
+    assert launch.collector_environ(environ, launch.config_files(environ)) == environ
+
+
 def test_a_variable_inside_the_default_of_another_is_found() -> None:
     assert {"DD_SITE", "DD_OTLP_LOGS_URL"} <= launch.variables([launch.HERE / "siem" / "datadog.yaml"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -51,6 +51,8 @@ def type_of(annotation: Any) -> str:
     kind = options[0] if type(None) in get_args(annotation) else annotation
     if get_origin(kind) is Literal:
         return type_of(kind)
+    if get_origin(kind) is Annotated and get_args(kind)[0] is str:  # a text that is checked, as a URL is
+        kind = str
     return {"str": "text", "bool": "boolean", "int": "integer", "float": "number"}.get(kind.__name__, "file")
 
 
