@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -206,7 +207,7 @@ def test_what_has_waited_long_is_a_problem_unless_the_siem_catches_up(collector:
     told = collector.shows(*given, siems={SPLUNK: {"delivered": 81, "waiting_bytes": 19_000}})
     assert told.problems == []
     told = collector.shows(*given, siems={SPLUNK: {"delivered": 81, "waiting_bytes": 19_000}}, uptime_s=3)
-    assert told.problems == [], "a Collector that has just begun has hardly tried"
+    assert kinds(told) == ["siem_doubt"], "a Collector that has just begun has hardly tried"
 
 
 @pytest.mark.parametrize(("waiting_bytes", "problems"), [(500_000, []), (510_000, ["siem_queue"])])
@@ -374,3 +375,32 @@ def test_a_link_in_the_archive_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     (tmp_path / "archive" / "audit.jsonl").symlink_to(other / "audit.jsonl")
     assert archive_tail.observed_at(tmp_path / "archive", 1) is None
+
+
+def test_what_may_be_lost_is_a_problem_that_names_both_ways_to_settle_it(collector: Collector) -> None:
+    collector.shows(siems={SPLUNK: {"delivered": 80, "waiting_bytes": 20_000}})
+    told = collector.shows(siems={SPLUNK: {"delivered": 0}}, uptime_s=3)
+    assert kinds(told) == ["siem_doubt"]
+    [(_, text)] = told.problems
+    assert "records waited for it when the Collector was started anew" in text
+    assert re.search(r"`tron-audit reconcile --siem splunk --since \d{4}-[\dT:-]+Z --collector \S+` finds them", text)
+    assert "`tron-audit replay --to splunk --since " in text
+    assert siems(told)[0]["doubtful_since"] is not None
+
+
+def test_what_is_missing_at_two_questions_is_a_problem_and_what_is_only_late_is_none(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[float] = []
+
+    def settle(seconds: float) -> None:
+        late.append(seconds)
+        if len(late) == 1:
+            collector.text = shown(siems={SPLUNK: {"taken": 100, "delivered": 100}})
+
+    monkeypatch.setattr(time, "sleep", settle)
+    assert kinds(collector.shows(siems={SPLUNK: {"taken": 100, "delivered": 90}})) == []
+    told = collector.shows(siems={SPLUNK: {"taken": 100, "delivered": 90}})
+    assert kinds(told) == ["siem_lacks"]
+    assert "splunk: the Collector cannot account for 10 records" in told.problems[0][1]
+    assert late == [cli_siems.SETTLE_SECONDS] * 2

@@ -373,3 +373,63 @@ def test_when_it_was_last_looked_at(world: World) -> None:
     assert world.looks.seen_at("http://another") is None
     world.path.write_text("{")
     assert world.looks.seen_at(URL) is None
+
+
+class TestWhatTheCollectorMayHaveLost:
+    """Killed while it starts, or on a full disk, it loses what waits, and counts nothing."""
+
+    def test_what_waited_before_a_start_is_in_doubt_since_the_look_that_saw_all_well(self, world: World) -> None:
+        world.look(100)
+        assert world.look(200, waiting_bytes=5_000).doubt is None
+        world.restart(300)
+        assert world.look(310, waiting_bytes=4_000).doubt == STARTED + 100
+        assert world.look(400).doubt == STARTED + 100, "an empty queue tells nothing of what was lost"
+
+    def test_nothing_is_in_doubt_where_nothing_waited(self, world: World) -> None:
+        world.look(100)
+        world.restart(300)
+        assert world.look(310).doubt is None
+
+    def test_a_second_start_keeps_the_older_doubt(self, world: World) -> None:
+        world.look(100)
+        world.look(200, waiting_bytes=5_000)
+        world.restart(300)
+        world.look(310)
+        world.look(320, waiting_bytes=5_000)
+        world.restart(400)
+        assert world.look(410).doubt == STARTED + 100
+
+    @pytest.mark.parametrize(("since", "until", "left"), [(100, 310, False), (101, 310, True), (100, 299, True)])
+    def test_a_replay_settles_it_if_it_covers_all_until_the_start(
+        self, world: World, since: float, until: float, *, left: bool
+    ) -> None:
+        world.look(100)
+        world.look(200, waiting_bytes=5_000)
+        world.restart(300)
+        world.look(310)
+        world.looks.mended("splunk", span(since, until), world.collector())
+        assert (world.look(320).doubt is not None) is left
+
+    def test_what_nobody_can_account_for_is_told_until_it_is_settled_and_once_more_when_it_grows(
+        self, world: World
+    ) -> None:
+        world.look(100, taken=50, delivered=50)
+        lost = {"taken": 90, "delivered": 60, "refused": 0}
+        assert world.look(200, **lost).unaccounted == 30
+        assert world.look(210, **lost, waiting_bytes=7).unaccounted == 0, "it may wait"
+        world.now = STARTED + 220
+        world.looks.mended("splunk", span(100, 220), world.collector(**lost))
+        assert world.look(230, **lost).unaccounted == 0
+        assert world.look(240, **lost).since == STARTED + 240, "it counts as clean again"
+        assert world.look(250, taken=95, delivered=60).unaccounted == 5
+        world.restart(300)
+        assert world.look(310, taken=3, delivered=1).unaccounted == 2
+
+    def test_a_file_of_an_earlier_version_is_read(self, world: World) -> None:
+        world.look(100, refused=3)
+        content = json.loads(world.path.read_text())
+        for siem in content["collectors"][URL]["siems"].values():
+            for name in ("waited", "doubt", "settled"):
+                del siem[name]
+        world.path.write_text(json.dumps(content))
+        assert world.look(200, refused=3).owed == 3

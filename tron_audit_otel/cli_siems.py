@@ -34,6 +34,8 @@ is a case for `reconcile`: everything since it would be sent again."""
 AHEAD_SECONDS = 3600
 """A sender's clock may be so far ahead of this one, as the archive has it (`CLOCKS_APART_SECONDS_MAX`). What is said to
 be mended must have been sent, and what came in this hour may come twice."""
+SETTLE_SECONDS = 2
+"""A batch waits a second at most; after that, what is uncounted still is not merely on its way."""
 STILL_SECONDS_MAX = 60
 """Twice the longest pause between two attempts (`max_interval`): a SIEM that takes nothing for so long is down."""
 OLDEST_SECONDS_MAX = 300
@@ -90,7 +92,7 @@ def look(options: argparse.Namespace, environ: Mapping[str, str]) -> Told:
     is_named = options.collector is not None or any(environ.get(name, "").strip() for name in METRICS)
     looks = Looks(user_state_path(STATE) / FILE)
     try:
-        collector = collector_metrics.read(url)
+        collector = _settled(url)
     except CollectorError as error:
         data: dict[str, object] = {"collector": {"url": url, "answers": False, "error": str(error)}, "siems": []}
         seen_at = looks.seen_at(url)
@@ -105,6 +107,15 @@ def look(options: argparse.Namespace, environ: Mapping[str, str]) -> Told:
     return _told(collector, noted, rows)
 
 
+def _settled(url: str) -> Collector:
+    """Asks once more where records seem to be missing: they may only not have been counted yet."""
+    collector = collector_metrics.read(url)
+    if any(siem.unaccounted for siem in collector.siems):
+        time.sleep(SETTLE_SECONDS)
+        collector = collector_metrics.read(url)
+    return collector
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     siem: Siem
@@ -115,26 +126,37 @@ class _Row:
     replay: list[str] | None
     too_early: float | None = None
     """Some of what came bears a time from before ``since``."""
+    settle: str = ""
+    """How to settle what may be lost there; empty when nothing may."""
 
 
 def _row(siem: Siem, debt: Debt, archive: Path, options: argparse.Namespace, collector: Collector) -> _Row:
     oldest_at = archive_tail.observed_at(archive, siem.waiting) if siem.waiting else None
     since = math.floor(debt.since) - LATE_SECONDS
+    given = {"--collector": options.collector, "--archive": options.archive}
+    places = [str(part) for option, value in given.items() if value is not None for part in (option, value)]
+    settle = _settle(siem, debt, places) if debt.doubt is not None or debt.unaccounted else ""
     if not debt.owed:
-        return _Row(siem, debt, oldest_at, since, None)
+        return _Row(siem, debt, oldest_at, since, None, settle=settle)
     earliest = archive_tail.earliest(archive, debt.arrived) if debt.arrived else None
     too_early = None
     if earliest is not None and earliest < since - LATE_SECONDS_MAX:
         too_early = earliest
     elif earliest is not None:
         since = min(since, math.floor(earliest))
-    given = {"--collector": options.collector, "--archive": options.archive}
     replay = [
         *("tron-audit", "replay", "--to", siem.name),
         *("--since", _iso(since), "--until", _iso(math.ceil(collector.read_at) + AHEAD_SECONDS)),
-        *(str(part) for option, value in given.items() if value is not None for part in (option, value)),
+        *places,
     ]
-    return _Row(siem, debt, oldest_at, since, replay, too_early)
+    return _Row(siem, debt, oldest_at, since, replay, too_early, settle)
+
+
+def _settle(siem: Siem, debt: Debt, places: Sequence[str]) -> str:
+    since = _iso(min(debt.since, debt.doubt or debt.since) - LATE_SECONDS)
+    reconcile = shlex.join(["tron-audit", "reconcile", "--siem", siem.name, "--since", since, *places])
+    replay = shlex.join(["tron-audit", "replay", "--to", siem.name, "--since", since, *places])
+    return f"`{reconcile}` finds them and sends them again; where it has no search, `{replay}` sends everything again."
 
 
 def _iso(epoch_s: float) -> str:
@@ -211,6 +233,15 @@ def _problems_of(row: _Row, uptime_s: float) -> Iterator[tuple[str, str]]:
     siem, debt = row.siem, row.debt
     if row.replay is not None:
         yield "siem_refused", _refused(row, row.replay)
+    if debt.doubt is not None:
+        lost = "A Collector that is killed while it starts, or starts on a full disk, loses some without a word."
+        yield (
+            "siem_doubt",
+            f"{siem.name}: records waited for it when the Collector was started anew. {lost} {row.settle}",
+        )
+    if debt.unaccounted:
+        lost = f"the Collector cannot account for {count(debt.unaccounted)}, as after a full disk"
+        yield "siem_lacks", f"{siem.name}: {lost}. {row.settle}"
     if debt.turned_away_lately:
         full = f"{siem.name}: its queue is full or cannot be written ({_fill(siem)} of {size(siem.capacity_bytes)})"
         wanted = "Mend that SIEM, look after the disk of AUDIT_COLLECTOR_DATA, or raise AUDIT_COLLECTOR_QUEUE_BYTES."
@@ -276,6 +307,8 @@ def _described(row: _Row) -> dict[str, object]:
         "refused": siem.refused,
         "turned_away": siem.turned_away,
         "owed": debt.owed,
+        "unaccounted": debt.unaccounted,
+        "doubtful_since": debt.doubt,
         "since": row.since,
         "since_is_clean": debt.clean,
         "answers": siem.answers,

@@ -76,6 +76,15 @@ class Siem:
     unanswered: int = 0
     """Attempts that got no answer, such as refused connections; told with :attr:`answers` only."""
 
+    @property
+    def unaccounted(self) -> int:
+        """Records that were put into its queue, and neither left it nor wait; 0 while any do.
+
+        The metrics are no snapshot, so some may only not be counted yet. After a start it says less than there are,
+        since what waited on disk then leaves the queue as well.
+        """
+        return 0 if self.taken is None or self.waiting_bytes else max(0, self.taken - self.delivered - self.refused)
+
 
 @dataclass(frozen=True, slots=True)
 class Collector:

@@ -8,6 +8,9 @@ again; and it begins anew with each start. Hence this file, one entry a Collecto
   first such look the Collector's start has to do, and what waited longer than that only `tron-audit reconcile` finds.
 - Owed is what was refused, less what was mended. When the Collector has started anew, what was owed stays owed. What
   was refused between the last look and that start is not counted anywhere; the look after it says so.
+- The Collector may lose what waits, without a word: when it is killed while it starts, or on a full disk. So what
+  waited before a start is in *doubt*, and what a queue took and nobody can account for is *unaccounted*, until a
+  replay or `tron-audit reconcile` has settled it.
 - A replay mends what had been refused before it began, if its span reaches from that clean look to the refusal. What
   is refused while it runs stays owed, since the same clean look.
 - A file that is missing, damaged or not to be written costs the history, never the answer.
@@ -88,6 +91,12 @@ class _Entry(_Model):
     arrived: _Count
     """Records that the archive took since ``since``."""
     turned_away: _Grown
+    waited: bool = False
+    """Something was in its queue at the last look."""
+    doubt: _Time | None = None
+    """What was taken after this may have been lost when the Collector started anew. None: nothing is in doubt."""
+    settled: _Count = 0
+    """Of what this run of the Collector cannot account for."""
 
 
 class _Seen(_Model):
@@ -123,6 +132,10 @@ class Debt:
     arrived: int
     """Records that the archive took after ``since``: the newest so many."""
     turned_away_lately: bool
+    doubt: float | None
+    """The Collector has started anew, and may have lost what it took after this and had not delivered before."""
+    unaccounted: int
+    """Records that it took, and neither delivered nor refused, and that do not wait; as far as nobody settled it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +207,17 @@ class Looks:
             earlier = before.siems.get(siem) if before else None
             seen = state.collectors[collector.url] = _seen(before, collector)
             entry = seen.siems.get(siem)
-            if entry is None or span.since_ns > (earlier or entry).since * _NS:
+            if entry is None:
+                return 0
+            if entry.doubt is not None and covers(span, entry.doubt, collector.started_at):
+                entry.doubt = None
+            if span.since_ns > (earlier or entry).since * _NS:
                 return 0
             owed = _owed(entry)
             if span.until_ns >= collector.read_at * _NS:
-                refused = next((each.refused for each in collector.siems if each.name == siem), 0)
-                _mend(entry, refused)
+                known = next((each for each in collector.siems if each.name == siem), None)
+                _mend(entry, known.refused if known else 0)
+                entry.settled = max(entry.settled, known.unaccounted if known else 0)
             elif before and earlier and span.until_ns >= earlier.refused_at * _NS:
                 _mend(entry, 0 if _is_another_run(before, collector) else earlier.refused)
             return owed - _owed(entry)
@@ -239,6 +257,11 @@ class Looks:
 
     def _trouble(self, error: OSError) -> str:
         return f"{self._path} cannot be kept: {error.strerror or error}"
+
+
+def covers(span: Span, since: float, until: float) -> bool:
+    """Tells whether all of that time, in seconds since 1970, is within the span."""
+    return span.since_ns <= since * _NS and span.until_ns >= until * _NS
 
 
 def _kept(state: _State) -> bytes:
@@ -283,7 +306,10 @@ def _seen(before: _Seen | None, collector: Collector) -> _Seen:
     another = before is not None and _is_another_run(before, collector)
     entries = dict(before.siems) if before else {}
     for siem in collector.siems:
-        entry = _entry(entries.get(siem.name), siem, collector, another=another)
+        earlier = entries.get(siem.name)
+        entry = _entry(earlier, siem, collector, another=another)
+        if another and earlier is not None and earlier.waited:
+            entry.doubt = earlier.since if earlier.doubt is None else min(earlier.doubt, earlier.since)
         entry.arrived += collector.archived - (before.archived if before and not another else 0)
         if _is_clean(entry, siem):
             entry.since, entry.clean, entry.arrived = collector.read_at, True, 0
@@ -336,13 +362,16 @@ def _entry(before: _Entry | None, siem: Siem, collector: Collector, *, another: 
             stuck_since=(before.stuck_since or now) if siem.waiting_bytes and not moved else None,
             arrived=before.arrived,
             turned_away=turned_away,
+            doubt=before.doubt,
+            settled=0 if another else before.settled,
         )
+    entry.waited = bool(siem.waiting_bytes)
     return entry
 
 
 def _is_clean(entry: _Entry, siem: Siem) -> bool:
     # The metrics are no snapshot: a queue may be told as empty when what became of the last of it was not yet counted.
-    is_counted = siem.taken is None or siem.delivered + siem.refused >= siem.taken
+    is_counted = siem.taken is None or siem.delivered + siem.refused + entry.settled >= siem.taken
     return not siem.waiting_bytes and is_counted and not _owed(entry)
 
 
@@ -366,6 +395,8 @@ def _debt(before: _Seen | None, seen: _Seen, siem: Siem, collector: Collector) -
         still_s=max(0.0, collector.read_at - (entry.stuck_since or collector.read_at)),
         arrived=entry.arrived,
         turned_away_lately=_lately(entry.turned_away, collector),
+        doubt=entry.doubt,
+        unaccounted=max(0, siem.unaccounted - entry.settled),
     )
 
 

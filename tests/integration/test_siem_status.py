@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from typing import TYPE_CHECKING, Any
@@ -170,7 +171,13 @@ def test_what_waits_on_disk_is_told_after_the_collector_was_killed(
     assert (found["taken"], found["delivered"], found["owed"]) == (0, 0, 0)
     assert begun - 1 <= found["oldest_waiting_at"] <= begun + 2
     proxy.fault = passing
-    settled(operator, gateway, lambda answer: answer["ok"] and siem(answer, "datadog")["delivered"] == 10)
+    answer = settled(operator, gateway, lambda answer: siem(answer, "datadog")["delivered"] == 10)
+    # A kill at another moment would have lost some, and nobody could tell.
+    assert kinds(answer) == ["siem_doubt"]
+    named = re.search(r"`tron-audit (replay [^`]*)`", answer["problems"][0]["text"])
+    assert named
+    assert operator.run(gateway, shlex.split(named[1]))[0] == 0
+    settled(operator, gateway, lambda answer: answer["ok"] and siem(answer, "datadog")["delivered"] == 20)
 
 
 def test_a_siem_that_takes_nobody_in_is_told_by_its_answers(
