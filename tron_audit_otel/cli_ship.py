@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tron_audit_otel.cli_stop import EXIT_SIGNAL, stopped
 from tron_audit_otel.cli_text import (
     EXIT_OK,
     EXIT_WORK,
@@ -24,16 +22,14 @@ from tron_audit_otel.journal_dir import inspect
 from tron_audit_otel.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import threading
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tron_audit_otel.cli_text import Progress
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.journal_dir import State
     from tron_audit_otel.ledger import Stats
-
-EXIT_SIGNAL = 128
-"""And the signal's number, as shells have it."""
 
 POLL_SECONDS = 0.2
 OTHERS_SECONDS = 3
@@ -82,7 +78,7 @@ def _run(config: AuditConfig, root: Path, orphans: set[str], progress: Progress,
     logger.addHandler(handler)
     began_s = time.monotonic()
     try:
-        with _stopped() as stop:
+        with stopped() as stop:
             try:
                 pipeline.start()
                 _wait(pipeline, _Watch(root, orphans), stop, progress, seconds_max)
@@ -93,27 +89,6 @@ def _run(config: AuditConfig, root: Path, orphans: set[str], progress: Progress,
         progress.end()
         logger.removeHandler(handler)
     return _Outcome(pipeline.stats(), obstacle, stop.signal, time.monotonic() - began_s)
-
-
-class _Stop(threading.Event):
-    signal = 0
-
-
-@contextmanager
-def _stopped() -> Iterator[_Stop]:
-    """Makes Ctrl-C and SIGTERM a wish, also while the end is put in order."""
-    stop = _Stop()
-
-    def handle(number: int, _: object) -> None:
-        stop.signal = number
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _wait(
