@@ -570,8 +570,11 @@ class TestListeners:
 
 def listening(pid: int) -> list[tuple[str, int]]:
     """The addresses, as the kernel writes them, and the ports at which a process takes connections."""
-    descriptors = Path(f"/proc/{pid}/fd").iterdir()
-    inodes = {match[1] for each in descriptors if (match := re.fullmatch(r"socket:\[(\d+)\]", str(each.readlink())))}
+    inodes = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile; a listener is not
+            if match := re.fullmatch(r"socket:\[(\d+)\]", str(each.readlink())):
+                inodes.add(match[1])
     found = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
