@@ -180,6 +180,7 @@ def outlast(scene: Scene, name: str, fault: str, size: Size, undisturbed: dict[s
         code, told = status(scene)
         assert code == 0, told
     for each in scene.siems.values():
+        assert within(OTHERS_SECONDS_MAX, lambda: sender.ids <= each.arrived().keys()), each.name  # noqa: B023 - at once
         stored = each.stored(sender.run)
         assert set(stored) == sender.ids, f"{each.name} lacks {some(sender.ids - set(stored))}"
     stored = siem.stored(sender.run)
