@@ -167,6 +167,12 @@ def record_id(record: LogRecord) -> str:
     return next((pair.value.string_value for pair in record.attributes if pair.key == RECORD_ID), "")
 
 
+def deed(record: LogRecord) -> tuple[str, str]:
+    """Gives the actor's id and the action, each empty when there is none."""
+    named = {pair.key: pair.value.string_value for pair in record.attributes}
+    return named.get("audit.actor.id", ""), named.get("audit.action", "")
+
+
 def record_time_ns(record: LogRecord) -> int:
     """Gives when it happened, or else when it was observed."""
     return int(record.time_unix_nano or record.observed_time_unix_nano)

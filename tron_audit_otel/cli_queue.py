@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tron_audit_otel import collector_metrics
 from tron_audit_otel.cli_text import size
-from tron_audit_otel.errors import CollectorError, ReplayError
+from tron_audit_otel.errors import CollectorError, ConfigError, ReplayError
 
 if TYPE_CHECKING:
     import threading
@@ -30,6 +30,21 @@ REQUESTS_MIN = 8
 def find(collector: Collector, name: str) -> Siem | None:
     """Gives the SIEM of that name, if the Collector has it."""
     return next((siem for siem in collector.siems if siem.name == name), None)
+
+
+def required(collector: Collector, name: str, argument: str) -> Siem:
+    """Gives the SIEM of that name.
+
+    Raises:
+        ConfigError: The Collector has none; the message names the argument, and those that it has.
+    """
+    siem = find(collector, name)
+    if siem is None:
+        names = ", ".join(each.name for each in collector.siems) or "none"
+        raise ConfigError(
+            f"{argument} {name}: the Collector at {collector.url} sends to no such SIEM; those it has: {names}"
+        )
+    return siem
 
 
 class Queue:

@@ -13,12 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import user_state_path
-
 from tron_audit_otel import archive, cli_replay, cli_time, collector_metrics, reconcile, search, siem_looks
+from tron_audit_otel.cli_queue import required
 from tron_audit_otel.cli_stop import EXIT_SIGNAL
 from tron_audit_otel.cli_text import EXIT_OK, EXIT_WORK, Answer, Progress, ProgressHandler, count, duration
-from tron_audit_otel.config import STATE
 from tron_audit_otel.errors import AuditError, CollectorError, ConfigError, SearchError
 from tron_audit_otel.tool_config import ToolConfig, metrics_url
 
@@ -188,8 +186,7 @@ class _Run:
         if self.missing and not self.options.dry_run:
             self._send()
         if collector is not None and not self.options.dry_run and self._has_all():
-            looks = siem_looks.Looks(user_state_path(STATE) / siem_looks.FILE)
-            self.mended = looks.mended(self.options.siem, self.span, collector)
+            self.mended = siem_looks.kept().mended(self.options.siem, self.span, collector)
         return self._answer()
 
     def _has_all(self) -> bool:
@@ -243,13 +240,7 @@ class _Run:
         return collector
 
     def _siem(self, collector: Collector) -> Siem:
-        for siem in collector.siems:
-            if siem.name == self.options.siem:
-                return siem
-        names = ", ".join(siem.name for siem in collector.siems) or "none"
-        raise ConfigError(
-            f"--siem {self.options.siem}: the Collector at {self.metrics} sends to no such SIEM; those it has: {names}"
-        )
+        return required(collector, self.options.siem, "--siem")
 
     def _obstacle(self, seconds_max: float) -> str | None:
         self.progress.show(f"{count(len(self.missing))} not found; waiting for what waits at the Collector")

@@ -11,22 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import user_state_path
-
 from tron_audit_otel import archive, cli_time, collector_metrics, replay, siem_looks, transport
-from tron_audit_otel.cli_queue import Queue, find
+from tron_audit_otel.cli_queue import Queue, find, required
 from tron_audit_otel.cli_source import LISTED, Source, StoppedError, some
 from tron_audit_otel.cli_stop import EXIT_SIGNAL, stopped
 from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, EXIT_WORK, Answer, Progress, count, duration, size
-from tron_audit_otel.config import REPLAY_TO, STATE, AuditConfig
+from tron_audit_otel.config import REPLAY_TO, AuditConfig
 from tron_audit_otel.errors import ArchiveError, AuditError, CollectorError, ConfigError, ReplayError
 from tron_audit_otel.tool_config import ToolConfig, metrics_url
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
-
-    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
     from tron_audit_otel.collector_metrics import Collector
 
@@ -133,9 +129,7 @@ def _collector(where: str, name: str) -> Collector:
             f"{error}. Without it nobody can tell whether this Collector sends to {name}, or how full the queue is; "
             "--force does without"
         ) from error
-    if find(found, name) is None:
-        names = ", ".join(siem.name for siem in found.siems) or "none"
-        raise ConfigError(f"--to {name}: the Collector at {where} sends to no such SIEM; those it has: {names}")
+    required(found, name, "--to")
     return found
 
 
@@ -149,7 +143,7 @@ def _dry_run(source: Source, to: str) -> Answer:
                 source.records += 1
                 time_ns = archive.record_time_ns(record)
                 first_ns, last_ns = min(first_ns, time_ns), max(last_ns, time_ns)
-                deeds[_deed(record)] += 1
+                deeds[archive.deed(record)] += 1
     except StoppedError:
         stopped_by = source.stop.signal
     common = deeds.most_common(LISTED)
@@ -175,11 +169,6 @@ def _dry_run(source: Source, to: str) -> Answer:
         *source.remarks(),
     ]
     return Answer(code, data, lines)
-
-
-def _deed(record: LogRecord) -> tuple[str, str]:
-    named = {pair.key: pair.value.string_value for pair in record.attributes}
-    return named.get("audit.actor.id", ""), named.get("audit.action", "")
 
 
 class _Sending:
@@ -257,8 +246,7 @@ class _Sending:
         if self._collector is None or is_part or not source.records:
             return None
         # What cannot be read is in the answer, and no replay could mend it.
-        looks = siem_looks.Looks(user_state_path(STATE) / siem_looks.FILE)
-        return looks.mended(self._to, source.span, self._collector)
+        return siem_looks.kept().mended(self._to, source.span, self._collector)
 
     def _answer(self, mended: int | None) -> Answer:
         source, queue, failure = self._source, self._queue, self._failure

@@ -10,13 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import user_state_path
-
-from tron_audit_otel import archive_tail, collector_metrics
+from tron_audit_otel import archive_tail, collector_metrics, siem_looks
 from tron_audit_otel.cli_text import ago, count, duration, size
-from tron_audit_otel.config import STATE
 from tron_audit_otel.errors import CollectorError
-from tron_audit_otel.siem_looks import FILE, Looks
 from tron_audit_otel.tool_config import METRICS, ToolConfig, metrics_url
 
 if TYPE_CHECKING:
@@ -90,7 +86,7 @@ def look(options: argparse.Namespace, environ: Mapping[str, str]) -> Told:
     config = ToolConfig.of_collector(environ)
     url = options.collector or config.metrics_url
     is_named = options.collector is not None or any(environ.get(name, "").strip() for name in METRICS)
-    looks = Looks(user_state_path(STATE) / FILE)
+    looks = siem_looks.kept()
     try:
         collector = _settled(url)
     except CollectorError as error:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.archive import Span, log_records, record_id, record_time_ns
+from tron_audit_otel.archive import Span, deed, log_records, record_id, record_time_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -166,6 +166,4 @@ def first(missing: Mapping[str, Lacking], count: int) -> Sequence[Lacking]:
 
 
 def _lacking(text: str, record: LogRecord) -> Lacking:
-    attributes = {pair.key: pair.value.string_value for pair in record.attributes}
-    actor, action = attributes.get("audit.actor.id", ""), attributes.get("audit.action", "")
-    return Lacking(text, record_time_ns(record), actor, action)
+    return Lacking(text, record_time_ns(record), *deed(record))

@@ -24,8 +24,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, TypeVar
 from uuid import UUID
 
+from platformdirs import user_state_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tron_audit_otel.config import STATE
 from tron_audit_otel.disk import DIRECTORY, read_file, replace_file
 from tron_audit_otel.stream_dir import locked
 
@@ -153,6 +155,11 @@ class Noted:
     """The Collector has started anew; what it refused between this last look and its start is not known."""
     trouble: str | None
     """Why the history is not to be had; None: it is."""
+
+
+def kept() -> Looks:
+    """Gives the file of this user."""
+    return Looks(user_state_path(STATE) / FILE)
 
 
 class Looks:
