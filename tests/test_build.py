@@ -300,7 +300,20 @@ def test_other_flags_are_another_binary(
     assert build.promtool(environ=environ) != first
 
 
-@pytest.mark.parametrize("directory", [build.VICTORIALOGS, build.PROMETHEUS])
+def test_what_only_the_benchmarks_need_is_built_when_it_is_named(
+    tmp_path: Path, environ: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_that_writes(tmp_path)
+    for name in ("otelcol", "victorialogs", "prometheus", "promtool"):
+        monkeypatch.setitem(build._BY_NAME, name, lambda name=name: f"/built/{name}")
+    monkeypatch.setitem(build._BY_NAME, "vegeta", lambda: build.vegeta(environ=environ))
+    assert build.main(["all"]) == 0
+    assert "vegeta" not in capsys.readouterr().out
+    assert build.main(["vegeta"]) == 0
+    assert Path(capsys.readouterr().out.strip()).read_text() == "binary\n"
+
+
+@pytest.mark.parametrize("directory", [build.VICTORIALOGS, build.PROMETHEUS, build.VEGETA])
 def test_every_module_of_a_go_mod_is_pinned(directory: Path) -> None:
     required = re.findall(r"^(?:require|\t)\s*(\S+/\S+) (v\S+)", (directory / "go.mod").read_text(), re.MULTILINE)
     sums = (directory / "go.sum").read_text()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message
 
-    from tron_audit_otel.event import AuditEvent
+    from tron_audit_otel.event import Fact
 
 
 pytestmark = pytest.mark.anyio
@@ -40,18 +40,18 @@ class Disk:
 
     def __init__(self, *, kept: bool | None = True) -> None:
         self.kept = kept
-        self.committed: list[AuditEvent] = []
-        self.emitted: list[AuditEvent] = []
+        self.committed: list[Fact] = []
+        self.emitted: list[Fact] = []
         self.commitments = Commitments()
         self.full = False
 
-    def commit(self, event: AuditEvent) -> Commitment:
+    def commit(self, event: Fact) -> Commitment:
         commitment = self.commitments.promise(event.record_id)
         if self.kept is not None:
             threading.Timer(0.02, self._settle, [event]).start()
         return commitment
 
-    def _settle(self, event: AuditEvent) -> None:
+    def _settle(self, event: Fact) -> None:
         if self.kept:
             self.committed.append(event)
         self.commitments.settle([event.record_id], kept=bool(self.kept))
@@ -227,8 +227,9 @@ async def test_a_held_start_whose_handler_then_fails_is_no_success() -> None:
     client = await serve(disk, disk.audit(), "/", app=breaks)
     assert client.sent == []
     [event] = disk.committed
-    assert event.request is not None
-    assert event.request.status == 500
+    request = event.event().request
+    assert request is not None
+    assert request.status == 500
 
 
 async def test_a_held_start_without_a_body_goes_out_in_the_end() -> None:
@@ -573,7 +574,7 @@ async def test_a_request_of_which_no_record_can_be_made_is_not_answered_as_if_th
 async def test_a_commit_that_cannot_be_asked_for_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk()
 
-    def broken(_: AuditEvent) -> Any:
+    def broken(_: Fact) -> Any:
         raise RuntimeError
 
     monkeypatch.setattr(disk, "commit", broken)

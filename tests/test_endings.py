@@ -773,12 +773,12 @@ def test_an_error_of_ours_never_breaks_a_request(
 ) -> None:
     secret = "hunter2"  # noqa: S105 - must not reach the log
 
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError(secret)
 
     app = make_app()
     for place in (
-        "tron_audit_otel.exchange.source",
+        "tron_audit_otel.seen.source",
         "tron_audit_otel.exchange.record_id",
         "tron_audit_otel.route.template",
         "tron_audit_otel.stream.to_log_record",

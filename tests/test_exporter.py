@@ -3,15 +3,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordExporter, LogRecordExportResult
+from opentelemetry.sdk.resources import Resource
 
-from tests.test_encoder import batch as encoded_batch
-from tron_audit_otel.exporter import JournalExporter, SequencedExporter
+from tests.test_encoder import attributes
+from tests.test_log_record import FACT
+from tron_audit_otel.exporter import JournalExporter, JournalProcessor, SequencedExporter, envelope
 from tron_audit_otel.ledger import Counts, Ledger
-from tron_audit_otel.log_record import SEQUENCE_NUMBER
+from tron_audit_otel.log_record import RECORD_ID, SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tron_audit_otel.event import AuditEvent
 
 
 class FakeReadable:
@@ -41,11 +46,6 @@ class Refusing(LogRecordExporter):
 
 def batch(size: int) -> list[Any]:
     return [FakeReadable() for _ in range(size)]
-
-
-def encodable(size: int) -> Any:
-    """Records of the SDK's own."""
-    return encoded_batch(*[{}] * size)
 
 
 def numbers(records: list[Any]) -> list[int]:
@@ -94,36 +94,85 @@ class Outbox:
     def __init__(self, *, breaks: bool = False) -> None:
         self.ledger = Ledger()
         self.breaks = breaks
+        self.requests: list[list[dict[str, Any]]] = []
         self.ids: list[str] = []
         self.lost: list[tuple[str, str]] = []
 
     def put(self, payload: bytes, record_ids: Sequence[str]) -> None:
         if self.breaks:
             raise ValueError("s3cret")
-        assert payload
+        records = ExportLogsServiceRequest.FromString(payload).resource_logs[0].scope_logs[0].log_records
+        assert [attributes(record.SerializeToString())[RECORD_ID].string_value for record in records] == record_ids
+        assert len(payload) <= BYTES_MAX
+        self.requests.append([attributes(record.SerializeToString()) for record in records])
         self.ids += record_ids
 
     def lose(self, record_ids: Sequence[str], reason: str) -> None:
         self.lost += [(record_id, reason) for record_id in record_ids]
         self.ledger.drop(len(record_ids), reason)
 
+    @property
+    def numbers(self) -> list[int]:
+        return [record[SEQUENCE_NUMBER].int_value for request in self.requests for record in request]
 
-def test_a_record_that_cannot_be_encoded_is_counted_and_the_rest_committed() -> None:
-    outbox: Any = Outbox()
-    records = encodable(3)
-    records[1].log_record.body = "\ud800"
-    assert JournalExporter(outbox, 100_000).export(records) is LogRecordExportResult.SUCCESS
+
+BYTES_MAX = 3000
+
+
+def journaling(outbox: Any) -> JournalExporter:
+    return JournalExporter(outbox, envelope(Resource({}), "scope", ""), BYTES_MAX)
+
+
+def facts(*actions: str) -> list[AuditEvent]:
+    return [FACT._replace(record_id=f"id-{number}", action=action) for number, action in enumerate(actions)]
+
+
+def test_a_batch_is_committed_in_the_order_of_its_records_and_numbered_over_all_batches() -> None:
+    outbox = Outbox()
+    exporter = journaling(outbox)
+    for batch in (facts("A", "B"), facts("C")):
+        assert exporter.export(batch) is LogRecordExportResult.SUCCESS
+    assert outbox.ids == ["id-0", "id-1", "id-0"]
+    assert outbox.numbers == [1, 2, 3]
+
+
+def test_a_batch_that_is_too_long_for_a_request_is_several() -> None:
+    outbox = Outbox()
+    journaling(outbox).export(facts(*["A" * 500] * 7))
+    assert len(outbox.requests) > 1
+    assert outbox.ids == [f"id-{number}" for number in range(7)]
+    assert outbox.numbers == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_record_that_cannot_be_encoded_is_counted_and_the_rest_committed(caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Outbox()
+    assert journaling(outbox).export(facts("A", "s3cret \ud800", "C")) is LogRecordExportResult.SUCCESS
     assert outbox.ids == ["id-0", "id-2"]
+    assert outbox.numbers == [1, 2]
     assert outbox.lost == [("id-1", "unencodable")]
-    assert [record.log_record.attributes[SEQUENCE_NUMBER] for record in records] == [1, 2, 3]
+    assert "audit record id-1 is lost: it cannot be encoded: UnicodeEncodeError" in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 def test_whatever_breaks_is_counted_and_does_not_end_the_sdks_thread(caplog: pytest.LogCaptureFixture) -> None:
-    outbox: Any = Outbox(breaks=True)
+    outbox = Outbox(breaks=True)
     outbox.ledger.admit(10)
-    exporter = JournalExporter(outbox, 100_000)
-    assert exporter.export(encodable(1)) is LogRecordExportResult.FAILURE
+    exporter = journaling(outbox)
+    assert exporter.export(facts("A")) is LogRecordExportResult.FAILURE
     assert outbox.lost == [("id-0", "failed")]
     assert caplog.messages == ["1 audit records are lost: ValueError"]
     assert exporter.force_flush()
     exporter.shutdown()
+
+
+@pytest.mark.parametrize("of_another_sdk", [False, True], ids=["this-sdk", "an-sdk-whose-queue-is-elsewhere"])
+def test_the_batch_processor_takes_facts(of_another_sdk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if of_another_sdk:
+        monkeypatch.setattr("tron_audit_otel.exporter.QUEUE", "_elsewhere")
+    outbox = Outbox()
+    processor = JournalProcessor(journaling(outbox))
+    for fact in facts("A", "B"):
+        processor.put(fact)
+    processor.force_flush()
+    processor.shutdown()  # type: ignore[no-untyped-call] # the SDK has no annotation here
+    assert outbox.ids == ["id-0", "id-1"]

@@ -16,20 +16,12 @@ RANKS = (
     {"redact", "disk", "otlp_json", "collector_metrics"},
     {"source_ip", "resource", "run", "answer", "stream_dir"},
     {"context", "policy", "log_record", "route", "journal_dir", "otlp_http", "otlp_grpc"},
-    {"policy_file", "exchange", "encoder", "journal", "dead_letter", "transport", "archive"},
-    {"http_exchange", "websocket_exchange", "disk_journal", "batch", "receiver"}
-    | {"archive_tail", "siem_looks", "cli_time", "search_http"},
-    {
-        "middleware",
-        "shipper",
-        "replay",
-        "search_victorialogs",
-        "search_elasticsearch",
-        "search_splunk",
-        "search_datadog",
-    },
-    {"outbox", "search"},
-    {"exporter", "metrics", "reconcile"},
+    {"policy_file", "seen", "encoder", "journal", "dead_letter", "transport", "archive"},
+    {"exchange", "disk_journal", "batch", "receiver"} | {"archive_tail", "siem_looks", "cli_time", "search_http"},
+    {"http_exchange", "websocket_exchange", "shipper", "replay"}
+    | {"search_victorialogs", "search_elasticsearch", "search_splunk", "search_datadog"},
+    {"held_exchange", "outbox", "search"},
+    {"middleware", "exporter", "metrics", "reconcile"},
     {"stream"},
     {"pipeline"},
     {"instrumentation"},
@@ -47,8 +39,8 @@ SOURCES = {path.stem: path for path in Path(tron_audit_otel.__file__).parent.rgl
 
 SDK_LOGS = "opentelemetry.sdk._logs"
 MAY_RUN_SDK_LOGS = {"exporter", "stream", "testing"}
-MAY_NAME_SDK_LOGS = MAY_RUN_SDK_LOGS | {"instrumentation", "pipeline", "encoder"}
-"""`instrument()` takes an exporter, and says of which type; the encoder is handed what the exporter gets."""
+MAY_NAME_SDK_LOGS = MAY_RUN_SDK_LOGS | {"instrumentation", "pipeline"}
+"""`instrument()` takes an exporter, and says of which type."""
 
 
 def parse(module: str) -> ast.Module:

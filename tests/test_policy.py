@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from tron_audit_otel.policy import (
 
 def facts(method: str = "GET", route: str | None = None, path: str = "/", **changes: Any) -> Facts:
     usual = Facts(method, route, path, status=200, actor_type=ActorType.ANONYMOUS, cors_preflight=False)
-    return replace(usual, **changes)
+    return usual._replace(**changes)
 
 
 def holds(match: Match, request: Facts) -> bool:

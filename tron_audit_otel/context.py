@@ -20,6 +20,7 @@ from tron_audit_otel import redact
 from tron_audit_otel import resource as resources
 from tron_audit_otel.event import (
     ACTION,
+    ANONYMOUS,
     Action,
     Actor,
     ActorType,
@@ -31,6 +32,7 @@ from tron_audit_otel.event import (
     record_id,
 )
 from tron_audit_otel.run import Run, worked
+from tron_audit_otel.source_ip import FORWARDING_HEADERS, source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
     from opentelemetry.context import Context
+    from starlette.types import Scope
 
-    from tron_audit_otel.event import Execution, Source
+    from tron_audit_otel.event import Execution, Fact, Source
 
 _logger = logging.getLogger(__name__)
 
@@ -50,41 +53,34 @@ TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of actors' names
 class Draft:
     """What is known of a request so far. One for each request; the middleware makes it and reads it at the end."""
 
-    __slots__ = (
-        "action",
-        "actor",
-        "claimed",
-        "closed",
-        "context",
-        "emit",
-        "error_type",
-        "left",
-        "outcome",
-        "resource",
-        "run",
-        "source",
-    )
+    actor: Actor | None = None
+    claimed: str | None = None
+    action: str | None = None
+    resource: Resource | None = None
+    outcome: Outcome | None = None
+    error_type: str | None = None
+    run: Run | None = None
+    closed = False
+    """Its record is written, or it has none: what is said from now on needs one of its own."""
+    left = False
+    """The application has returned: who still runs, such as a worker task, may act for anybody."""
 
-    def __init__(self, emit: Callable[[AuditEvent], None], context: Context, source: Source | None) -> None:
+    def __init__(self, emit: Callable[[Fact], None], context: Context, scope: Scope) -> None:
         """Begins a draft whose further records, such as a second execution's, go to ``emit``."""
         self.emit = emit
         self.context = context
-        self.source = source
-        self.actor: Actor | None = None
-        self.claimed: str | None = None
-        self.action: str | None = None
-        self.resource: Resource | None = None
-        self.outcome: Outcome | None = None
-        self.error_type: str | None = None
-        self.run: Run | None = None
-        self.closed = False
-        """Its record is written, or it has none: what is said from now on needs one of its own."""
-        self.left = False
-        """The application has returned: who still runs, such as a worker task, may act for anybody."""
+        # As they are now: a middleware may put others in their place.
+        self.client: object = scope.get("client")
+        self.headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
+
+    @property
+    def source(self) -> Source:
+        """Where the request came from."""
+        return source(self.client, is_forwarded=any(name in FORWARDING_HEADERS for name, _ in self.headers))
 
 
 _draft: ContextVar[Draft | None] = ContextVar("tron_audit_otel_draft", default=None)
-_emitters: list[Callable[[AuditEvent], None]] = []
+_emitters: list[Callable[[Fact], None]] = []
 
 
 def enter(draft: Draft) -> Token[Draft | None]:
@@ -98,13 +94,13 @@ def leave(draft: Draft, token: Token[Draft | None]) -> None:
     _draft.reset(token)
 
 
-def add_emitter(emit: Callable[[AuditEvent], None]) -> None:
+def add_emitter(emit: Callable[[Fact], None]) -> None:
     """Facts from outside any request go to the emitter that was added last."""
     if emit not in _emitters:
         _emitters.append(emit)
 
 
-def remove_emitter(emit: Callable[[AuditEvent], None]) -> None:
+def remove_emitter(emit: Callable[[Fact], None]) -> None:
     """Undoes :func:`add_emitter`."""
     if emit in _emitters:
         _emitters.remove(emit)
@@ -116,7 +112,10 @@ def open_telemetry_context() -> Context:
     The SDK takes an empty context for "none given", and the current one can be ``None`` where a declarative
     configuration names no propagator.
     """
-    return otel_context.get_current() or set_span_in_context(INVALID_SPAN, otel_context.Context())
+    return otel_context.get_current() or _NO_SPAN
+
+
+_NO_SPAN = set_span_in_context(INVALID_SPAN, otel_context.Context())
 
 
 def make_actor(id: object, type: object = None) -> Actor:  # noqa: A002 - the attributes' own names
@@ -262,7 +261,7 @@ def record(
     )
 
 
-def _emitter() -> Callable[[AuditEvent], None] | None:
+def _emitter() -> Callable[[Fact], None] | None:
     """Who takes what is said here: the current request's, else the last application's; None where audit is off."""
     draft = _draft.get()
     return draft.emit if draft else _emitters[-1] if _emitters else None
@@ -286,7 +285,7 @@ def _emit(  # noqa: PLR0913 - one call for the records that no request makes
     draft = _draft.get()
     within = draft if draft is not None and not draft.left else None
     if actor is None:
-        actor = (within.actor or Actor()) if within else Actor(type=ActorType.SYSTEM)
+        actor = (within.actor or ANONYMOUS) if within else Actor(type=ActorType.SYSTEM)
     emit(
         AuditEvent(
             record_id=record_id(),

@@ -1,4 +1,4 @@
-"""One request as it passes: what goes in, what comes out, how it ends, and the event that it makes.
+"""One request as it passes: what goes in, what comes out, how it ends, and what is then known of it.
 
 Message types and their fields are those of the ASGI specification.
 """
@@ -8,31 +8,22 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from tron_audit_otel import context, policy, redact, resource, route
-from tron_audit_otel.event import (
-    Action,
-    Actor,
-    ActorType,
-    AuditEvent,
-    EventName,
-    Execution,
-    Outcome,
-    Request,
-    error_type,
-    record_id,
-)
-from tron_audit_otel.run import of_original, of_request, worked
-from tron_audit_otel.source_ip import source
+from tron_audit_otel import context, policy, redact, route
+from tron_audit_otel.event import ANONYMOUS, NO_HEADERS, Action, Actor, Execution, Outcome, error_type, record_id
+from tron_audit_otel.run import of_original, of_request
+from tron_audit_otel.seen import Seen
+from tron_audit_otel.source_ip import FORWARDING_HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from starlette.types import Message, Receive, Scope, Send
 
     from tron_audit_otel.commitment import Commitment
-    from tron_audit_otel.event import Resource
+    from tron_audit_otel.event import Fact
 
 SCOPE_KEY = "tron_audit_otel"
 """Marks a scope that is being recorded: an instrumented application that is mounted in one adds no second record."""
@@ -48,6 +39,8 @@ _DIGITS_MAX = 20
 BODILESS_STATUSES = (204, 304)
 """RFC 9110, 6.4.1: their responses end with their headers."""
 
+NO_PARAMS: Mapping[str, object] = MappingProxyType({})
+
 _logger = logging.getLogger(__name__)
 
 
@@ -57,14 +50,14 @@ class Audit:
 
     rules: policy.Policy
     """Selects the requests, and says what they are."""
-    emit: Callable[[AuditEvent], None]
+    emit: Callable[[Fact], None]
     """Takes each event; it neither raises nor waits."""
     has_error_handler: bool = False
     """The application answers for its unhandled exceptions, and :meth:`HttpExchange.answered` is told how."""
     admit: Callable[[], Callable[[], None] | None] | None = None
     """Keeps a place for a request's record, and gives what lets go of it; gives None for a request that must be
     refused, because no record can be written. Is None where none ever is."""
-    commit: Callable[[AuditEvent], Commitment | None] | None = None
+    commit: Callable[[Fact], Commitment | None] | None = None
     """Takes an event whose answer waits until it is on disk; None where no answer ever does."""
     commits_all: bool = False
     """Every answer waits for its record, and not only those that a rule names."""
@@ -79,30 +72,19 @@ class Audit:
 class Exchange:
     """What a request and a WebSocket have in common."""
 
-    __slots__ = (
-        "_audit",
-        "_began",
-        "_began_ns",
-        "_body",
-        "_bytes_left",
-        "_close_code",
-        "_commitment",
-        "_disconnected",
-        "_entered",
-        "_is_lost",
-        "_leave",
-        "_lost",
-        "_path",
-        "_raw_path",
-        "_receive",
-        "_root_path",
-        "_send",
-        "_status",
-        "draft",
-        "scope",
-    )
+    _status: int | None = None
+    _close_code: int | None = None
+    _commitment: Commitment | None = None
+    _is_lost = False
+    """There will be no record, though the answer must wait for it."""
+    _leave: Callable[[], None] | None = None
+    _bytes_left: int | None = None
+    """What the client still waits for, by the response's own word; None: until the stream ends."""
+    _body: bytearray | None = None
+    _disconnected = False
+    _lost: OSError | None = None
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit, draft: context.Draft) -> None:
         """Begins: the clock runs from here."""
         self._began_ns = time.time_ns()
         self._began = time.perf_counter_ns()
@@ -110,25 +92,38 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._audit = audit
-        self._status: int | None = None
-        self._close_code: int | None = None
-        self._commitment: Commitment | None = None
-        self._is_lost = False
-        """There will be no record, though the answer must wait for it."""
-        self._leave: Callable[[], None] | None = None
-        self._bytes_left: int | None = None
-        """What the client still waits for, by the response's own word; None: until the stream ends."""
-        self._body: bytearray | None = None
-        self._disconnected = False
-        self._lost: OSError | None = None
+        self.draft = draft
         # A mount changes both on its way in; the route template and the policy want the application's own.
         self._root_path: str = scope.get("root_path", "")
         self._path: str = scope["path"]
         self._raw_path: bytes | None = scope.get("raw_path")
-        self.draft = context.Draft(audit.emit, context.open_telemetry_context(), source(scope))
         scope[SCOPE_KEY] = self
         # A middleware may hand on a copy of the scope; the copies share this dictionary.
         scope.setdefault("state", {})
+
+    async def receive(self) -> Message:
+        """Passes a message to the application."""
+        raise NotImplementedError
+
+    async def send(self, message: Message) -> None:
+        """Passes a message to the server."""
+        raise NotImplementedError
+
+    async def refuse(self) -> None:
+        """Answers in the application's place."""
+        raise NotImplementedError
+
+    async def settle(self) -> None:
+        """Ends what was held back until the record is on disk."""
+        raise NotImplementedError
+
+    def raised(self, error: BaseException) -> None:
+        """The application raised."""
+        raise NotImplementedError
+
+    def returned(self) -> None:
+        """The application returned."""
+        raise NotImplementedError
 
     def release(self) -> None:
         """Lets go of a scope whose record is written: the two hold each other, and would wait for the collector."""
@@ -150,21 +145,21 @@ class Exchange:
 
     def _finish(self, outcome: Outcome, error: str | None) -> None:
         try:
-            event = self._event(outcome, error)
+            seen = self._seen(outcome, error)
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
             lost(broken, self._audit)
             self._is_lost = self._audit.commits_all
             return
-        if event is None:
+        if seen is None:
             return
         if self._audit.commit is not None and self._waits():
             try:
-                self._commitment = self._audit.commit(event)
+                self._commitment = self._audit.commit(seen)
             except Exception as broken:  # noqa: BLE001 - as above
                 lost(broken)
                 self._is_lost = True
         else:
-            self.draft.emit(event)
+            self.draft.emit(seen)
 
     def _waits(self) -> bool:
         """Whether this answer waits for its record, as far as that is known by now."""
@@ -172,7 +167,7 @@ class Exchange:
         if audit.commit is None or audit.commits_all:
             return audit.commits_all
         try:
-            return audit.rules.rule(self._facts(self._actor())).commit == "response"
+            return self._rule(self._actor(), route.template(self.scope, self._root_path)).commit == "response"
         except Exception:  # noqa: BLE001 - whatever it is, it meets the record too, and is logged there
             return False
 
@@ -195,7 +190,7 @@ class Exchange:
 
     def is_admitted(self) -> bool:
         """Whether this request may reach its handler: where it must not, when its record could not be written."""
-        if self._audit.admit is None or self._audit.rules.excludes(self._facts(Actor())):
+        if self._audit.admit is None:
             return True
         try:
             self._leave = self._audit.admit()
@@ -212,56 +207,62 @@ class Exchange:
             self._leave()
             self._leave = None
 
-    def _facts(self, actor: Actor) -> policy.Facts:
-        headers = self._entered["headers"]
-        method = self.scope.get("method", "GET")  # a WebSocket's handshake is a GET
-        return policy.Facts(
-            method=method if method in policy.HTTP_METHODS else "_OTHER",
-            route=route.template(self.scope, self._root_path),
-            path=route.within(self._path, self._root_path) or "/",
-            status=self._status,
-            actor_type=actor.type,
-            cors_preflight=method == "OPTIONS"
-            and bool(_values(headers, "origin") and _values(headers, "access-control-request-method")),
-        )
+    def _rule(self, actor: Actor, template: str | None) -> policy.Rule:
+        method: str = self.scope.get("method", "GET")  # a WebSocket's handshake is a GET
 
-    def _event(self, outcome: Outcome, error: str | None) -> AuditEvent | None:
+        def known() -> policy.Facts:
+            return policy.Facts(
+                policy.known_method(method),
+                template,
+                route.within(self._path, self._root_path) or "/",
+                self._status,
+                actor.type,
+                is_preflight(method, self.draft.headers),
+            )
+
+        return self._audit.rules.rule_of(policy.known_method(method), template, known)
+
+    def _seen(self, outcome: Outcome, error: str | None) -> Seen | None:
         duration_ns = time.perf_counter_ns() - self._began
-        scope, draft, headers = self.scope, self.draft, self._entered["headers"]
-        method = scope.get("method", "GET")
-        actor = self._actor()
-        facts = self._facts(actor)
-        rule = self._audit.rules.rule(facts)
+        scope, draft = self.scope, self.draft
+        actor, template = self._actor(), route.template(scope, self._root_path)
+        rule = self._rule(actor, template)
         if rule.level == "none":
             return None
-        execution = self._execution(rule)
-        told = worked(execution) if execution else None
-        by_default = Action.EXEC if execution else policy.default_action(facts.method)
-        return AuditEvent(
-            record_id=record_id(),
-            name=EventName.EXEC if execution else EventName.REQUEST,
-            began_ns=self._began_ns,
-            duration_ns=duration_ns,
-            actor=actor,
-            action=draft.action or rule.action or by_default,
-            resource=draft.resource or self._resource(rule, facts.route, actor),
-            outcome=draft.outcome or (outcome if outcome is Outcome.FAILURE or told is None else told),
-            context=draft.context,
-            source=draft.source,
-            request=Request(
-                method=facts.method,
-                method_original=redact.line(method) if facts.method != method else None,
-                route=facts.route,
-                path=route.url_path(self._raw_path, self._path),
-                status=self._status,
-                user_agent=next((redact.line(value) for value in _values(headers, "user-agent")), None),
-                close_code=self._close_code,
-                headers={
-                    name: redact.header(name, values) for name in rule.headers if (values := _values(headers, name))
-                },
-            ),
-            execution=execution,
-            error_type=error or (execution.error_type if execution else None),
+        is_forwarded, user_agent = False, None
+        for name, value in draft.headers:
+            if name == b"user-agent":
+                user_agent = value
+            elif name in FORWARDING_HEADERS:
+                is_forwarded = True
+        params: Mapping[str, object] = scope.get("path_params") or NO_PARAMS
+        return Seen(
+            record_id(),
+            self._began_ns,
+            duration_ns,
+            draft.context,
+            draft.client,
+            is_forwarded,
+            user_agent,
+            scope.get("method", "GET"),
+            template,
+            self._path,
+            self._raw_path,
+            self._root_path,
+            {name: value if type(value) is str else redact.text(value) for name, value in params.items()},
+            self._status,
+            self._close_code,
+            rule,
+            {name: redact.header(name, values) for name in rule.headers if (values := _values(draft.headers, name))}
+            if rule.headers
+            else NO_HEADERS,
+            actor,
+            draft.action,
+            draft.resource,
+            draft.outcome,
+            outcome,
+            error,
+            self._execution(rule),
         )
 
     def _actor(self) -> Actor:
@@ -269,21 +270,13 @@ class Exchange:
         # Where the original pull request's authentication puts it.
         if actor is None and (name := self._state("audit_actor")) is not None and redact.text(name):
             actor = context.make_actor(name)
-        actor = actor or Actor(type=ActorType.ANONYMOUS)
-        return actor if self.draft.claimed is None else Actor(actor.id, actor.type, self.draft.claimed)
+        actor = actor or ANONYMOUS
+        return actor if self.draft.claimed is None else actor._replace(claimed=self.draft.claimed)
 
     def _state(self, name: str) -> object:
         """Gives what an application has set on ``request.state``; a middleware may have put any object there."""
         state = self.scope.get("state")
         return state.get(name) if isinstance(state, dict) else getattr(state, name, None)
-
-    def _resource(self, rule: policy.Rule, template: str | None, actor: Actor) -> Resource:
-        params: dict[str, Any] = self.scope.get("path_params") or {}
-        if rule.resource is not None:
-            return resource.expand(rule.resource, {"actor": actor.id or actor.claimed, **params})
-        if template is not None:
-            return resource.by_route(template, params)
-        return resource.by_path(route.url_path(self._raw_path, self._path, self._root_path))
 
     def _execution(self, rule: policy.Rule) -> Execution | None:
         if self.draft.run is not None:
@@ -302,6 +295,19 @@ def lost(error: Exception, audit: Audit | None = None) -> None:
     _logger.error("an audit record could not be made: %s", error_type(error))
     if audit is not None and audit.lose is not None:
         audit.lose()
+
+
+def is_excluded(rules: policy.Policy, scope: Scope) -> bool:
+    """Whether a request that is not routed yet will have no record, whatever becomes of it."""
+    method, path = scope.get("method", "GET"), route.within(scope["path"], scope.get("root_path", "")) or "/"
+    return rules.excludes(policy.known_method(method), path, cors_preflight=is_preflight(method, scope["headers"]))
+
+
+def is_preflight(method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser asks what it may ask (Fetch standard, CORS-preflight request)."""
+    return method == "OPTIONS" and bool(
+        _values(headers, "origin") and _values(headers, "access-control-request-method")
+    )
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: str) -> list[str]:

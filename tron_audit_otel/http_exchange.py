@@ -8,22 +8,12 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect
 
 from tron_audit_otel import route
-from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import ERROR_STATUS_MIN, Outcome, cause, error_type
-from tron_audit_otel.exchange import (
-    CANCELLED,
-    CLIENT_DISCONNECTED,
-    NO_RESPONSE,
-    Exchange,
-    bytes_announced,
-    lost,
-)
+from tron_audit_otel.exchange import CANCELLED, CLIENT_DISCONNECTED, NO_RESPONSE, Exchange, lost
 from tron_audit_otel.run import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
-
-    from tron_audit_otel.exchange import Audit
+    from starlette.types import Message
 
 FAILURE_STATUS_MIN = 400
 REDIRECT_STATUSES = (307, 308)
@@ -32,26 +22,7 @@ REDIRECT_STATUSES = (307, 308)
 class HttpExchange(Exchange):
     """A request and its response. It ends when the last byte of the response has been handed on."""
 
-    __slots__ = (
-        "_ends_with_connection",
-        "_has_begun",
-        "_held",
-        "_is_withdrawn",
-        "_keeps_body",
-        "_kept_byte",
-    )
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
-        """Begins."""
-        super().__init__(scope, receive, send, audit)
-        self._keeps_body: bool | None = None
-        self._held: Message | None = None
-        """The start of a response, held until its client could take it for a whole one."""
-        self._has_begun = False
-        self._is_withdrawn = False
-        self._ends_with_connection = False
-        self._kept_byte = b""
-        """Of an answer that ends with its connection: without it, the client has not all of it."""
+    _keeps_body: bool | None = None
 
     async def receive(self) -> Message:
         """Passes a message to the application."""
@@ -76,27 +47,18 @@ class HttpExchange(Exchange):
             lost(broken)
 
     async def send(self, message: Message) -> None:
-        """Passes a message to the server; under `commit: response` not the one that completes the answer, at first."""
-        if self._is_withdrawn:
-            return
+        """Passes a message to the server."""
         kind = message["type"]
         if kind == "http.response.start":
-            is_looked_at = self._audit.commit is not None or message["status"] in REDIRECT_STATUSES
-            if is_looked_at and "headers" in message:  # any iterable, by ASGI: some can be read but once
-                message = {**message, "headers": list(message["headers"] or ())}
-            if await self._is_held(message):
-                return
-        is_last = kind == "http.response.pathsend" or (
-            kind in ("http.response.body", "http.response.zerocopysend") and not message.get("more_body", False)
-        )
-        if self._audit.commit is not None and not await self._may_pass(message, is_last=is_last):
-            return
-        await self._release_held()
-        if self._ends_with_connection:
-            message = self._but_last_byte(message, is_last=is_last)
+            message = self._noted(message)
+        is_last = completes(message)
         left_before = self._disconnected
         try:
-            await self._pass(message)
+            await self._send(message)
+        except OSError as lost_connection:
+            # ASGI, HTTP version 2.4: the server raises once the client has gone.
+            self._disconnected, self._lost = True, lost_connection
+            raise
         except asyncio.CancelledError:
             # A server tells that the exchange is over, and Starlette then cancels what still waits to have sent it.
             if is_last:
@@ -105,81 +67,20 @@ class HttpExchange(Exchange):
         if is_last:
             self._responded(left_before=left_before)
 
-    async def _may_pass(self, message: Message, *, is_last: bool) -> bool:
-        """Holds what completes the answer until its record is on disk; False: there is another answer instead."""
-        if self._completes(message, is_last=is_last) and self._waits():
-            self._responded(left_before=self._disconnected)  # once, whatever else is sent
-            if not await self.is_committed():
-                await self.withdraw()
-                return False
-        return True
-
-    async def _is_held(self, start: Message) -> bool:
-        """Notes how the answer begins; tells whether its beginning waits for more of it."""
+    def _noted(self, start: Message) -> Message:
+        """Notes how the answer begins; gives its start in a form that can be read again."""
         self._status = start["status"]
-        self.draft.closed = self.draft.closed or self._is_slash_redirect(start)
-        if self._audit.commit is None:
-            return False
-        await self._release_held()  # a second start is the server's to refuse
-        self._bytes_left = bytes_announced(self.scope["method"], start)
-        self._ends_with_connection = self._bytes_left is None and self._is_http_1_0(start)
-        if not self._bytes_left:  # with 0 it is whole by itself
-            return False
-        self._held = start
-        return True
-
-    def _is_http_1_0(self, start: Message) -> bool:
-        """Whether the client takes any end of the connection for the answer's; a stream of events has none to take."""
-        return self.scope.get("http_version") == "1.0" and not any(
-            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
-            for name, value in start.get("headers", ())
-        )
-
-    def _but_last_byte(self, message: Message, *, is_last: bool) -> Message:
-        """Gives the message with the byte that was held before, and holds its own last one."""
-        if message["type"] != "http.response.body":
-            return message
-        body = self._kept_byte + bytes(message.get("body") or b"")
-        self._kept_byte = b"" if is_last else body[-1:]
-        return {**message, "body": body if is_last else body[:-1]}
-
-    async def _pass(self, message: Message) -> None:
-        self._has_begun |= message["type"] == "http.response.start"
-        try:
-            await self._send(message)
-        except OSError as lost_connection:
-            # ASGI, HTTP version 2.4: the server raises once the client has gone.
-            self._disconnected, self._lost = True, lost_connection
-            raise
-
-    async def _release_held(self) -> None:
-        if (held := self._held) is not None:
-            self._held = None
-            await self._pass(held)
-
-    async def withdraw(self) -> None:
-        """Puts a 503 in the answer's place or, where the client has a part of it already, cuts it short.
-
-        Raises:
-            JournalError: The answer has begun; the server closes the connection.
-        """
-        self._is_withdrawn = True
-        if self._has_begun:
-            raise JournalError("the audit record of this answer cannot be written", "disk_failed")
-        self._held = None
-        await self.refuse()
+        if self._status in REDIRECT_STATUSES:
+            start = readable(start)
+            self.draft.closed = self.draft.closed or self._is_slash_redirect(start)
+        return start
 
     async def refuse(self) -> None:
         """Answers in the application's place."""
         await self._send_refusal("http.response")
 
     async def settle(self) -> None:
-        """Holds an exception, or the end without an answer, until its record is on disk."""
-        if self._is_withdrawn:
-            return
-        if not await self.is_committed():
-            await self.withdraw()
-        await self._release_held()
+        """Nothing of the answer is held back."""
 
     def _is_slash_redirect(self, start: Message) -> bool:
         """Whether the client is about to ask again with a slash more or less, and that will be the request."""
@@ -205,8 +106,6 @@ class HttpExchange(Exchange):
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a response may have begun."""
-        if self._held is not None:
-            self._held = self._status = None  # the client has nothing of it, and never will
         error = cause(error)
         gone = error is self._lost or (self._disconnected and isinstance(error, asyncio.CancelledError))
         if gone or isinstance(error, ClientDisconnect):
@@ -224,3 +123,16 @@ class HttpExchange(Exchange):
     def returned(self) -> None:
         """The application returned; unless the response is complete, it never will be."""
         self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED if self._disconnected else NO_RESPONSE)
+
+
+def completes(message: Message) -> bool:
+    """Whether the application sends nothing of its answer after this message."""
+    kind = message["type"]
+    return kind == "http.response.pathsend" or (
+        kind in ("http.response.body", "http.response.zerocopysend") and not message.get("more_body", False)
+    )
+
+
+def readable(start: Message) -> Message:
+    """Makes a list of the headers: any iterable may stand there by ASGI, and some can be read but once."""
+    return {**start, "headers": list(start["headers"] or ())} if "headers" in start else start

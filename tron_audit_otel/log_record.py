@@ -6,17 +6,18 @@ what those lack. ``docs/record.md`` tells what each means and who can write it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 
-from tron_audit_otel.event import ERROR_STATUS_MIN, ActorType, Outcome
+from tron_audit_otel.event import ERROR_STATUS_MIN, ActorType, EventName, Outcome
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AnyValue
 
-    from tron_audit_otel.event import Actor, AuditEvent, Execution, Request, System, Text
+    from tron_audit_otel.event import Actor, AuditEvent, Execution, Source, System, Text
 
 SCHEMA_VERSION = "1.0"
 """Of the names and meanings below. The first number changes when a search that worked would no longer work."""
@@ -24,12 +25,18 @@ SCHEMA_VERSION = "1.0"
 SCOPE_NAME = "tron_audit_otel"
 
 RECORD_ID = "audit.record.id"
+DURATION = "audit.duration_ms"
+RESOURCE = "audit.resource"
+TARGET_ID = "audit.target.id"
+PATH = "url.path"
 
 SEQUENCE_NUMBER = "audit.sequence.number"
 """Given by the exporter, in the order of export: the one place that sees a stream whole."""
 
 TRUNCATED = "audit.truncated"
 """Given by the encoder to a record that is longer than a request may be."""
+
+ENDS_CACHED_MAX = 1024
 
 _SEVERITY = {
     Outcome.SUCCESS: SeverityNumber.INFO,
@@ -38,9 +45,39 @@ _SEVERITY = {
 }
 
 
+class Kind(NamedTuple):
+    """What many records have in common."""
+
+    name: EventName
+    action: str
+    outcome: Outcome
+    target_type: str | None
+    error_type: str | None
+    method: str | None = None
+    route: str | None = None
+    status: int | None = None
+
+    @classmethod
+    def of(cls, event: AuditEvent) -> Kind:
+        """Gives that of an event."""
+        name, action, outcome, error_type = event.name, event.action, event.outcome, event.error_type
+        if (request := event.request) is None:
+            return cls(name, action, outcome, event.resource.type, error_type)
+        return cls(
+            name, action, outcome, event.resource.type, error_type, request.method, request.route, request.status
+        )
+
+    @property
+    def severity(self) -> SeverityNumber:
+        """Gives the record's severity."""
+        if self.status is not None and self.status >= ERROR_STATUS_MIN:
+            return SeverityNumber.ERROR
+        return _SEVERITY[self.outcome]
+
+
 def to_log_record(event: AuditEvent) -> LogRecord:
     """Makes the log record; every value in it is of a type that OTLP can carry."""
-    severity = _severity(event)
+    severity = Kind.of(event).severity
     return LogRecord(
         timestamp=event.began_ns,
         observed_timestamp=event.began_ns + event.duration_ns,
@@ -53,74 +90,104 @@ def to_log_record(event: AuditEvent) -> LogRecord:
     )
 
 
-def _severity(event: AuditEvent) -> SeverityNumber:
-    status = event.request.status if event.request else None
-    if status is not None and status >= ERROR_STATUS_MIN:
-        return SeverityNumber.ERROR
-    return _SEVERITY[event.outcome]
-
-
 def sentence(event: AuditEvent) -> str:
     """Says it in one line for people: ``alice DELETE instances/abc-123 from 192.0.2.7: success (204)``."""
-    actor = event.actor.id or event.actor.type
+    actor: str = event.actor.id or event.actor.type
     if event.actor.claimed:
         # Encoded: with spaces in it, a client could write a second sentence into this one.
         actor = f"{actor} (claimed {encode(event.actor.claimed)})"
     source = f" from {event.source.address}" if event.source and event.source.address else ""
     status = event.request.status if event.request else None
     exit_code = event.execution.exit_code if event.execution else None
-    exited = f"exit {exit_code}" if exit_code else None
-    detail = ", ".join(str(part) for part in (status, exited, event.error_type) if part is not None)
-    end = f"{event.outcome} ({detail})" if detail else str(event.outcome)
+    end = _end(event.outcome, status, exit_code, event.error_type)
     return f"{actor} {event.action} {event.resource.name or '/'}{source}: {end}"
+
+
+@lru_cache(ENDS_CACHED_MAX)
+def _end(outcome: Outcome, status: int | None, exit_code: int | None, error_type: str | None) -> str:
+    exited = f"exit {exit_code}" if exit_code else None
+    detail = ", ".join(str(part) for part in (status, exited, error_type) if part is not None)
+    return f"{outcome} ({detail})" if detail else str(outcome)
 
 
 def attributes(event: AuditEvent) -> dict[str, AnyValue]:
     """Gives the attributes; what is not known is left out."""
-    found: dict[str, AnyValue] = {
-        RECORD_ID: event.record_id,
-        "audit.schema.version": SCHEMA_VERSION,
-        "audit.action": str(event.action),
-        "audit.resource": event.resource.name,
-        "audit.target.type": event.resource.type,
-        "audit.target.id": event.resource.id,
-        "audit.outcome": str(event.outcome),
-        "audit.duration_ms": event.duration_ns / 1e6,
-        "error.type": event.error_type,
+    found = {
+        **of_itself(event),
+        **of_kind(Kind.of(event)),
+        **of_actor(event.actor),
+        **of_source(event.source, event.request.user_agent if event.request else None),
+        **of_rest(event),
     }
-    _add_actor(found, event.actor)
-    if event.source is not None:
-        found["client.address"] = event.source.address
-        found["network.peer.address"] = event.source.peer
-        found["audit.source_ip.rule"] = event.source.rule
-        found["audit.source_ip.suspect"] = event.source.suspect
-    if event.request is not None:
-        _add_request(found, event.request)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# Each attribute stands in one of these: what is the same in many records is encoded once.
+
+
+def of_itself(event: AuditEvent) -> dict[str, AnyValue]:
+    """Gives what is different in each record."""
+    return {
+        RECORD_ID: event.record_id,
+        DURATION: event.duration_ns / 1e6,
+        RESOURCE: event.resource.name,
+        TARGET_ID: event.resource.id,
+        PATH: event.request.path if event.request else None,
+    }
+
+
+def of_kind(kind: Kind) -> dict[str, AnyValue]:
+    """Gives what a kind of records has in common."""
+    return {
+        "audit.schema.version": SCHEMA_VERSION,
+        "audit.action": str(kind.action),
+        "audit.target.type": kind.target_type,
+        "audit.outcome": str(kind.outcome),
+        "error.type": kind.error_type,
+        "http.request.method": kind.method,
+        "http.route": kind.route,
+        "http.response.status_code": kind.status,
+    }
+
+
+def of_actor(actor: Actor) -> dict[str, AnyValue]:
+    """Says who acted."""
+    found: dict[str, AnyValue] = {
+        "audit.actor.id": actor.id,
+        "audit.actor.type": str(actor.type),
+        "audit.actor.claimed": actor.claimed,
+    }
+    if actor.type is ActorType.USER and actor.id:
+        found["user.email" if "@" in actor.id else "user.id"] = actor.id
+    return found
+
+
+def of_source(source: Source | None, user_agent: str | None) -> dict[str, AnyValue]:
+    """Says where it came from."""
+    found: dict[str, AnyValue] = {"user_agent.original": user_agent}
+    if source is not None:
+        found["client.address"] = source.address
+        found["network.peer.address"] = source.peer
+        found["audit.source_ip.rule"] = source.rule
+        found["audit.source_ip.suspect"] = source.suspect
+    return found
+
+
+def of_rest(event: AuditEvent) -> dict[str, AnyValue]:
+    """Gives what few records have."""
+    found: dict[str, AnyValue] = {}
+    if (request := event.request) is not None:
+        if request.method_original is not None:
+            found["http.request.method_original"] = request.method_original
+        if request.close_code is not None:
+            found["audit.websocket.close_code"] = request.close_code
+        for name, values in request.headers.items():
+            found[f"http.request.header.{name}"] = values
     if event.execution is not None:
         _add_execution(found, event.execution)
     if event.system is not None:
         _add_system(found, event.system)
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _add_actor(found: dict[str, AnyValue], actor: Actor) -> None:
-    found["audit.actor.id"] = actor.id
-    found["audit.actor.type"] = str(actor.type)
-    found["audit.actor.claimed"] = actor.claimed
-    if actor.type is ActorType.USER and actor.id:
-        found["user.email" if "@" in actor.id else "user.id"] = actor.id
-
-
-def _add_request(found: dict[str, AnyValue], request: Request) -> None:
-    found["http.request.method"] = request.method
-    found["http.request.method_original"] = request.method_original
-    found["http.route"] = request.route
-    found["url.path"] = request.path
-    found["http.response.status_code"] = request.status
-    found["user_agent.original"] = request.user_agent
-    found["audit.websocket.close_code"] = request.close_code
-    for name, values in request.headers.items():
-        found[f"http.request.header.{name}"] = values
+    return found
 
 
 def _add_execution(found: dict[str, AnyValue], execution: Execution) -> None:

@@ -17,7 +17,8 @@ from starlette.websockets import WebSocketDisconnect
 from tron_audit_otel import context
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import ERROR_STATUS_MIN, cause, error_type
-from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, lost
+from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, is_excluded, lost
+from tron_audit_otel.held_exchange import HeldExchange
 from tron_audit_otel.http_exchange import HttpExchange
 from tron_audit_otel.websocket_exchange import WebSocketExchange
 
@@ -113,27 +114,47 @@ class AuditMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the application."""
-        if scope["type"] == "lifespan":
+        kind = scope["type"]
+        if kind == "lifespan":
             await self.app(scope, receive, self._with_the_lifespan(send))
-        elif scope["type"] not in ("http", "websocket") or SCOPE_KEY in scope:
-            await self.app(scope, receive, send)
-        else:
-            await self._observe(scope, receive, send)
-
-    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange: HttpExchange | WebSocketExchange
-        try:
-            kind = HttpExchange if scope["type"] == "http" else WebSocketExchange
-            exchange = kind(scope, receive, send, self.audit)
-            is_refused = not exchange.is_admitted()
-        except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
-            lost(broken, self.audit)
+            return
+        if kind not in ("http", "websocket") or SCOPE_KEY in scope:
             await self.app(scope, receive, send)
             return
-        if is_refused:
+        audit = self.audit
+        try:
+            draft = context.Draft(audit.emit, context.open_telemetry_context(), scope)
+            exchange = None if is_excluded(audit.rules, scope) else self._exchange(scope, receive, send, draft)
+            is_refused = exchange is not None and not exchange.is_admitted()
+        except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
+            lost(broken, audit)
+            await self.app(scope, receive, send)
+            return
+        if exchange is None:
+            await self._pass_by(scope, receive, send, draft)
+        elif is_refused:
             exchange.release()
             await exchange.refuse()
-            return
+        else:
+            await self._observe(exchange, scope)
+
+    def _exchange(self, scope: Scope, receive: Receive, send: Send, draft: context.Draft) -> Exchange:
+        if scope["type"] == "websocket":
+            return WebSocketExchange(scope, receive, send, self.audit, draft)
+        kind = HttpExchange if self.audit.commit is None else HeldExchange
+        return kind(scope, receive, send, self.audit, draft)
+
+    async def _pass_by(self, scope: Scope, receive: Receive, send: Send, draft: context.Draft) -> None:
+        """Serves a request that has no record; what its handler records is on record all the same."""
+        scope[SCOPE_KEY] = None
+        token = context.enter(draft)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            context.leave(draft, token)
+            scope.pop(SCOPE_KEY, None)
+
+    async def _observe(self, exchange: Exchange, scope: Scope) -> None:
         token = context.enter(exchange.draft)
         try:
             await self.app(scope, exchange.receive, exchange.send)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from tron_audit_otel.commitment import Commitment
     from tron_audit_otel.config import AuditConfig
-    from tron_audit_otel.event import AuditEvent
+    from tron_audit_otel.event import Fact
 
 
 class Pipeline:
-    """Takes events, and never waits; nothing but `commit` and `admit` raises.
+    """Takes facts, and never waits; nothing but `commit` and `admit` raises.
 
     Its stream begins with the application's lifespan, or with the first event: an application server may load the
     application in one process and fork the workers from it.
@@ -108,23 +108,23 @@ class Pipeline:
         if multiprocessing.parent_process() is not None:  # which ends without `atexit`, before Python 3.13
             Finalize(None, self.shutdown, exitpriority=0)
 
-    def emit(self, event: AuditEvent) -> None:
-        """Hands an event on. An error of ours is logged with the record's id, and never raised."""
+    def emit(self, fact: Fact) -> None:
+        """Hands a fact on. An error of ours is logged with the record's id, and never raised."""
         try:
-            (self._stream or self.start()).emit(event)
+            (self._stream or self.start()).emit(fact)
         except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
             self.lose()
             # Neither the message nor a traceback: both may carry a client's data into the operational log.
-            self._log.say("lost", logging.ERROR, "audit record %s is lost: %s", event.record_id, error_type(error))
+            self._log.say("lost", logging.ERROR, "audit record %s is lost: %s", fact.record_id, error_type(error))
 
     def lose(self) -> None:
         """Counts a record that no stream has seen."""
         self._unbegun.admit(0)
         self._unbegun.drop(1, "failed")
 
-    def commit(self, event: AuditEvent) -> Commitment | None:
-        """Hands an event on whose request waits until it is on disk; None where there is no journal. May raise."""
-        return (self._stream or self.start()).commit(event)
+    def commit(self, fact: Fact) -> Commitment | None:
+        """Hands a fact on whose request waits until it is on disk; None where there is no journal. May raise."""
+        return (self._stream or self.start()).commit(fact)
 
     def admit(self) -> Callable[[], None] | None:
         """Keeps a place for a request's record, and gives what lets go of it; None for one that must be refused."""

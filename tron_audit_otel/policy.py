@@ -8,10 +8,10 @@ YAML file, ``docs/policy.md`` describes it; behind them stand the default rules.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Literal
+from itertools import dropwhile, groupby
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -19,12 +19,14 @@ from tron_audit_otel.event import ACTION, Action
 from tron_audit_otel.resource import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tron_audit_otel.event import ActorType
 
 HTTP_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "QUERY"})
-"""The methods that ``http.request.method`` names; any other is ``_OTHER`` (OpenTelemetry, HTTP conventions)."""
+"""The methods that ``http.request.method`` names; any other is OTHER_METHOD (OpenTelemetry, HTTP conventions)."""
+
+OTHER_METHOD = "_OTHER"
 
 _ACTIONS = {
     "GET": Action.READ,
@@ -39,6 +41,12 @@ _ACTIONS = {
 
 _ROUTES_CACHED_MAX = 4096
 """Pairs of method and route template; a large API has a few hundred, and clients cannot make new ones."""
+
+_KNOWN_LATER = ("route", "status", "actor_type")
+"""Conditions on what is not known of a request when it comes."""
+
+_OF_MATCHES = ("path", "status", "actor_type", "cors_preflight")
+"""Conditions that :meth:`Match.matches` looks at."""
 
 _STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
 
@@ -132,6 +140,10 @@ class Match(BaseModel):
     def _path(self) -> re.Pattern[str] | None:
         return _compile(self.path)
 
+    def asks(self, *names: str) -> bool:
+        """Whether it has one of these conditions."""
+        return any(getattr(self, name) is not None for name in names)
+
     def may_match(self, method: str, route: str | None) -> bool:
         """Whether the conditions that are known once the request is routed hold."""
         if self.method is not None and method not in self.method:
@@ -210,8 +222,7 @@ class PolicyFile(BaseModel):
     """Whether the default rules follow. Without them, a request that no rule matches is recorded as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What a policy may ask of a request; ``path`` is the application's own, without ``root_path``."""
 
     method: str
@@ -249,50 +260,101 @@ def docs_rule(paths: Iterable[str | None]) -> Rule | None:
     return Rule(name="docs", match=Match(method=("GET", "HEAD"), path=found), level="none") if found else None
 
 
+class _AtOnce(NamedTuple):
+    """What decides on a request as soon as it comes."""
+
+    path: re.Pattern[str] | None
+    cors_preflight: bool | None
+    excludes: bool
+
+
+class _Candidates(NamedTuple):
+    """The rules that may hold for a method and a route, each with the conditions that are left, if there are any."""
+
+    rules: tuple[tuple[Rule, Match | None], ...]
+    left: tuple[tuple[Rule, Match | None], ...]
+    """Without the first ones, if these would have excluded the request at once."""
+    read_body: bool
+
+
+def _open(rules: Iterable[Rule]) -> tuple[tuple[Rule, Match | None], ...]:
+    return tuple((rule, rule.match if rule.match.asks(*_OF_MATCHES) else None) for rule in rules)
+
+
+def _first(candidates: Iterable[tuple[Rule, Match | None]], facts: Callable[[], Facts]) -> Rule:
+    for rule, match in candidates:
+        if match is None or match.matches(facts()):
+            return rule
+    return EVERYTHING
+
+
 class Policy:
-    """Rules, ready to be asked. Immutable but for its cache."""
+    """Rules, ready to be asked. Immutable but for its caches."""
 
     def __init__(self, rules: Sequence[Rule] = DEFAULT_RULES) -> None:
         """Takes the rules in their order."""
         self.rules = (*rules, EVERYTHING)
-        unknown: dict[str, None] = dict.fromkeys(("route", "status", "actor_type"))
-        self._known = tuple(
-            (rule, rule.match.model_copy(update=unknown), all(getattr(rule.match, name) is None for name in unknown))
-            for rule in self.rules
-        )
         self._candidates = lru_cache(_ROUTES_CACHED_MAX)(self._find_candidates)
+        self._at_once = lru_cache(len(HTTP_METHODS) + 1)(self._find_at_once)
 
     @cached_property
     def digest(self) -> str:
         """Of all rules, the default ones included."""
         return sha256(PolicyFile(rules=self.rules).model_dump_json().encode()).hexdigest()
 
-    def _find_candidates(self, method: str, route: str | None) -> tuple[Rule, ...]:
-        return tuple(rule for rule in self.rules if rule.match.may_match(method, route))
-
     def rule(self, request: Facts) -> Rule:
         """Gives the first rule that matches."""
-        candidates = self._candidates(request.method, request.route)
-        return next(rule for rule in candidates if rule.match.matches(request))
+        return _first(self._candidates(request.method, request.route).rules, lambda: request)
 
-    def excludes(self, request: Facts) -> bool:
+    def rule_of(self, method: str, route: str | None, facts: Callable[[], Facts]) -> Rule:
+        """Gives the same of a request that :meth:`excludes` was asked about; all its facts are seldom needed."""
+        return _first(self._candidates(method, route).left, facts)
+
+    def _find_candidates(self, method: str, route: str | None) -> _Candidates:
+        rules = [rule for rule in self.rules if rule.match.may_match(method, route)]
+        left = dropwhile(_excludes_at_once, rules)
+        return _Candidates(_open(rules), _open(left), any(rule.reads_body for rule in rules))
+
+    def excludes(self, method: str, path: str, *, cors_preflight: bool = False) -> bool:
         """Whether a request that is not routed yet will have no record, whatever becomes of it."""
-        for rule, known, is_certain in self._known:
-            if not (known.may_match(request.method, None) and known.matches(request)):
-                continue
-            if rule.level != "none":
-                return False
-            if is_certain:
-                return True
+        for asked in self._at_once(method):
+            if (asked.path is None or asked.path.fullmatch(path) is not None) and (
+                asked.cors_preflight is None or asked.cors_preflight == cors_preflight
+            ):
+                return asked.excludes
         return False
+
+    def _find_at_once(self, method: str) -> tuple[_AtOnce, ...]:
+        possible = [rule for rule in self.rules if rule.match.method is None or method in rule.match.method]
+        certain = [rule for rule in possible if rule.level != "none" or _excludes_at_once(rule)]
+        found = []
+        for (excludes, cors), rules in groupby(certain, lambda rule: (rule.level == "none", rule.match.cors_preflight)):
+            globs = [rule.match.path for rule in rules]
+            anywhere = None in globs
+            path = None if anywhere else _compile([glob for those in globs for glob in those or ()])
+            found.append(_AtOnce(path, cors, excludes))
+            if anywhere and cors is None:
+                break
+        while found and not found[-1].excludes:
+            found.pop()  # as if there were none
+        return tuple(found)
 
     def may_read_body(self, method: str, route: str | None) -> bool:
         """Whether a rule might look for a command in this request's body; without a route: on any route."""
         if route is not None:
-            return any(rule.reads_body for rule in self._candidates(method, route))
+            return self._candidates(method, route).read_body
         return any(
             rule.reads_body and (rule.match.method is None or method in rule.match.method) for rule in self.rules
         )
+
+
+def _excludes_at_once(rule: Rule) -> bool:
+    return rule.level == "none" and not rule.match.asks(*_KNOWN_LATER)
+
+
+def known_method(method: str) -> str:
+    """Gives the method, or OTHER_METHOD where it is none of HTTP's."""
+    return method if method in HTTP_METHODS else OTHER_METHOD
 
 
 def default_action(method: str) -> str:

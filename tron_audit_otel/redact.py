@@ -30,7 +30,7 @@ MASK = "[masked]"
 def text(value: object) -> str:
     """Turns anything into text now: an object may change or expire before the record is written. Never raises."""
     try:
-        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes | bytearray) else str(value)
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, (bytes, bytearray)) else str(value)
     except Exception:  # noqa: BLE001 - str() of an application's object may do anything; the request goes on
         return f"<{type(value).__name__} that has no text>"  # `__class__` of a lazy proxy may raise as well
 
@@ -50,6 +50,8 @@ def line(text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
     >>> line("alice\nbob")
     'alice\\nbob'
     """
+    if len(text) <= characters_max and text.isprintable():
+        return text
     # One character can become ten; nothing past this head can survive the cut below.
     return _clipped(_escaped(text[: characters_max + 1]), characters_max)
 

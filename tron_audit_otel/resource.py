@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from tron_audit_otel import redact
@@ -41,14 +41,14 @@ def by_route(route: str, path_params: Mapping[str, object]) -> Resource:
 
     A leading ``/api`` and version are left out. A route without parameters is its own name.
     """
-    return expand(_target(route), path_params)
+    return _fill(_parts_of_route(route), path_params)
 
 
 @lru_cache(TEMPLATES_CACHED_MAX)
-def _target(route: str) -> str:
+def _parts_of_route(route: str) -> _Parts:
     template = _API_PREFIX.sub("", route).strip("/")
     places = list(PLACEHOLDER.finditer(template))
-    return template[: places[-1].end()] if places else template
+    return _parts(template[: places[-1].end()] if places else template)
 
 
 def expand(template: str, values: Mapping[str, object]) -> Resource:
@@ -56,24 +56,40 @@ def expand(template: str, values: Mapping[str, object]) -> Resource:
 
     The last placeholder is the id, the segment before it the type. A value that is not known becomes ``-``.
     """
-    parts, type_name = _parts(template)
-    filled = list(parts)
-    for index in range(1, len(parts), 2):
-        value = values.get(parts[index])
-        filled[index] = "-" if value is None else encode(redact.text(value))
-    return Resource(redact.line("".join(filled)), type=type_name, id=filled[-2] if len(filled) > 1 else None)
+    return _fill(_parts(template), values)
+
+
+class _Parts(NamedTuple):
+    texts: tuple[str, ...]
+    """Literals and names in turn, a literal at each end."""
+    type: str | None
+    """What stands before the last name."""
 
 
 @lru_cache(TEMPLATES_CACHED_MAX)
-def _parts(template: str) -> tuple[tuple[str, ...], str | None]:
-    """Gives a template's literals and names in turn, a literal at each end, and what stands before the last name."""
-    parts = PLACEHOLDER.split(template)
-    before = "".join(parts[:-1:2]) if len(parts) > 1 else template
-    return tuple(parts), redact.line(before.strip("/").rpartition("/")[2]) or None
+def _parts(template: str) -> _Parts:
+    texts = PLACEHOLDER.split(template)
+    before = "".join(texts[:-1:2]) if len(texts) > 1 else template
+    return _Parts(tuple(texts), redact.line(before.strip("/").rpartition("/")[2]) or None)
+
+
+def _fill(parts: _Parts, values: Mapping[str, object]) -> Resource:
+    filled, last = parts.texts[0], None
+    for index in range(1, len(parts.texts), 2):
+        value = values.get(parts.texts[index])
+        last = "-" if value is None else encode(redact.text(value))
+        filled += last + parts.texts[index + 1]
+    return Resource(redact.line(filled), parts.type, last)
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
+"""What stays itself whatever is safe besides."""
 
 
 def encode(text: str | bytes, safe: str = "@:+,=$") -> str:
     """Percent-encodes a part of a path, bounded: no control character and no slash can pass as itself."""
+    if isinstance(text, str) and len(text) <= redact.LINE_CHARACTERS_MAX and _PLAIN.fullmatch(text):
+        return text
     raw = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
     # One byte more than fits, so that the cut shows.
     return redact.line(quote(raw[: redact.LINE_CHARACTERS_MAX + 1], safe=safe))

@@ -6,15 +6,20 @@ The names are those of the ASGI specification, of Starlette's routing and of Fas
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Host, Mount
 
+from tron_audit_otel.redact import LINE_CHARACTERS_MAX
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
     from starlette.types import Scope
+
+_PLAIN = re.compile(rb"[A-Za-z0-9._~/%-]*")
+_ROUTERS = (Mount, Host)
 
 PATH_SAFE = "/@:+,=$!&'()*;~"
 """The characters that RFC 3986 lets stand in a path."""
@@ -37,7 +42,7 @@ def template(scope: Scope, root_path: str) -> str | None:
     if effective is not None and getattr(effective, "original_route", None) is route:
         route = getattr(effective, "starlette_route", None) or effective
     path: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
-    if path is None or isinstance(route, Mount | Host):
+    if path is None or isinstance(route, _ROUTERS):
         return None  # some versions name the mount here, where nothing within it matched
     # A mount's own parameters stand here with the client's values: encoded, none is a placeholder of ours.
     mounted = within(scope.get("root_path", ""), root_path)
@@ -46,7 +51,7 @@ def template(scope: Scope, root_path: str) -> str | None:
 
 def is_routed(scope: Scope) -> bool:
     """Whether a route's endpoint answers, and not a router on the way to one."""
-    if not isinstance(scope.get("route"), Mount | Host | None):
+    if (route := scope.get("route")) is not None and not isinstance(route, _ROUTERS):
         return True
     endpoint = scope.get("endpoint")  # of a mount, the mounted application
     return inspect.isroutine(endpoint) or inspect.isclass(endpoint)
@@ -57,7 +62,12 @@ def url_path(raw_path: bytes | None, path: str, root_path: str = "") -> str:
 
     Where ``root_path`` is given, it is left out.
     """
-    sent = encode(path, PATH_SAFE) if raw_path is None else encode(raw_path, PATH_SAFE + "%")
+    if raw_path is None:
+        sent = encode(path, PATH_SAFE)
+    elif len(raw_path) <= LINE_CHARACTERS_MAX and _PLAIN.fullmatch(raw_path):
+        sent = raw_path.decode("ascii")
+    else:
+        sent = encode(raw_path, PATH_SAFE + "%")
     return within(sent, encode(root_path, PATH_SAFE)) if root_path else sent
 
 

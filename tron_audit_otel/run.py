@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -46,8 +45,8 @@ class Run:
             stderr: The same.
             return_code: Its exit code; anything but 0 makes the outcome a failure, whatever the response's status.
         """
-        self.execution = replace(
-            self.execution, stdout=_output(stdout), stderr=_output(stderr), exit_code=_exit_code(return_code)
+        self.execution = self.execution._replace(
+            stdout=_output(stdout), stderr=_output(stderr), exit_code=_exit_code(return_code)
         )
 
     def fail(self, error_type: str, message: object = None) -> None:
@@ -57,15 +56,15 @@ class Run:
             error_type: A class of errors, such as ``timeout``.
             message: More, for people.
         """
-        self.execution = replace(self.execution, error_type=_line(error_type), error_message=_line(message))
+        self.execution = self.execution._replace(error_type=_line(error_type), error_message=_line(message))
 
 
 def complete(told: Execution, command: object, container: object) -> Execution:
     """Adds a command and a container where they are not known yet."""
     if told.command is None and command is not None:
         kept, truncated = redact.command(_arguments(command))
-        told = replace(told, command=kept, command_truncated=truncated)
-    return told if told.container is not None else replace(told, container=_line(container))
+        told = told._replace(command=kept, command_truncated=truncated)
+    return told if told.container is not None else told._replace(container=_line(container))
 
 
 def _arguments(command: object) -> Iterator[str]:

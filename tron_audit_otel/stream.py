@@ -28,7 +28,7 @@ from tron_audit_otel.event import (
     error_type,
     record_id,
 )
-from tron_audit_otel.exporter import JournalExporter, SequencedExporter
+from tron_audit_otel.exporter import JournalExporter, JournalProcessor, SequencedExporter, envelope
 from tron_audit_otel.ledger import Ledger, Stats
 from tron_audit_otel.log_record import SCOPE_NAME, to_log_record
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from tron_audit_otel.commitment import Commitment
     from tron_audit_otel.config import AuditConfig
+    from tron_audit_otel.event import Fact
     from tron_audit_otel.outbox import Announce, Outbox
 
 DISTRIBUTION = "tron-audit-otel"
@@ -59,7 +60,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Stream:
-    """Takes events until it is shut down. Nothing here raises or waits but `flush` and `shutdown`."""
+    """Takes facts until it is shut down. Nothing here raises or waits but `flush` and `shutdown`."""
 
     def __init__(
         self,
@@ -85,47 +86,49 @@ class Stream:
         self._is_own = logger_provider is None
         self.outbox = make_outbox(self.announce) if make_outbox is not None else None
         self.ledger = self.outbox.ledger if self.outbox else Ledger()
-        if self.outbox is not None:
-            # A frame is never most of a journal: it could not be written while another one waits.
-            bytes_max = min(config.request_bytes_max, config.journal_bytes_max // FRAMES_MIN)
-            exporter = JournalExporter(self.outbox, bytes_max)
-        elif exporter is not None:
-            exporter = SequencedExporter(exporter, self.ledger)
         # The API's type lacks `force_flush`, which nearly every provider has.
-        provider: Any = logger_provider if exporter is None else _own_provider(config, exporter)
-        self._provider = provider
-        self._logger = provider.get_logger(SCOPE_NAME, _version())
+        self._sdk: Any = None
+        """What is flushed and shut down."""
+        self._write: Callable[[Fact], None]
         if self.outbox is not None:
+            self._sdk = _journaling(config, self.outbox)
+            self._write = self._sdk.put
             self.outbox.start()
+        else:
+            self._sdk = (
+                logger_provider if exporter is None else _provider(config, SequencedExporter(exporter, self.ledger))
+            )
+            logger = self._sdk.get_logger(SCOPE_NAME, _version())
+            self._write = lambda fact: logger.emit(to_log_record(fact.event()))
         self.announce(Action.START, Outcome.SUCCESS, self._settings())
 
-    def emit(self, event: AuditEvent) -> None:
-        """Hands an event to the SDK's queue. An error of ours is logged with the record's id."""
-        self._emit(event, self._config.queue_records_max)
+    def emit(self, fact: Fact) -> None:
+        """Hands a fact to the SDK's queue. An error of ours is logged with the record's id."""
+        self._emit(fact, self._config.queue_records_max)
 
-    def commit(self, event: AuditEvent) -> Commitment | None:
-        """Emits an event whose request waits until it is on disk; None where there is no journal."""
+    def commit(self, fact: Fact) -> Commitment | None:
+        """Emits a fact whose request waits until it is on disk; None where there is no journal."""
         if self.outbox is None:
-            self.emit(event)
+            self.emit(fact)
             return None
         if self._config.on_full == "drop" and self.outbox.obstacle is not None:
-            self.emit(event)
+            self.emit(fact)
             return None
-        commitment = self.outbox.commitments.promise(event.record_id)
-        self.emit(event)
+        commitment = self.outbox.commitments.promise(fact.record_id)
+        self.emit(fact)
         try:
             if self._committer is None:
-                self._committer = _Committer(self._provider)
+                self._committer = _Committer(self._sdk)
             self._committer.demand.set()
         except RuntimeError:  # no thread can be started; the batch delay has to do
             pass
         return commitment
 
-    def _emit(self, event: AuditEvent, queued_max: int) -> None:
+    def _emit(self, fact: Fact, queued_max: int) -> None:
         admitted = self.ledger.admit(queued_max)
         try:
             if admitted:
-                self._logger.emit(to_log_record(event))
+                self._write(fact)
                 if not self._is_own:  # what becomes of it there is its owner's to know
                     self.ledger.commit(1)
                     self.ledger.deliver(1)
@@ -133,10 +136,10 @@ class Stream:
             reason = (self.outbox and self.outbox.obstacle) or "queue_full"
         except Exception as error:  # noqa: BLE001 - a request is never broken by its audit
             # Neither the message nor a traceback: both may carry a client's data into the operational log.
-            _logger.error("audit record %s is lost: %s", event.record_id, error_type(error))  # noqa: TRY400 - as above
+            _logger.error("audit record %s is lost: %s", fact.record_id, error_type(error))  # noqa: TRY400 - as above
             reason = "failed"
         if self.outbox is not None:
-            self.outbox.lose((event.record_id,), reason)
+            self.outbox.lose((fact.record_id,), reason)
         else:
             self.ledger.drop(1, reason)
 
@@ -181,7 +184,7 @@ class Stream:
 
     def flush(self) -> bool:
         """Commits what is queued, and waits for it within the configured deadline; tells whether that sufficed."""
-        flush = getattr(self._provider, "force_flush", None)
+        flush = getattr(self._sdk, "force_flush", None)
         return flush is None or self._in_time(_Call(flush), self._config.shutdown_seconds_max)
 
     def shutdown(self) -> bool:
@@ -199,8 +202,8 @@ class Stream:
             self._committer.end()
         outbox = self.outbox
         if outbox is None:
-            return self._in_time(_Call(self._provider.shutdown), self._config.shutdown_seconds_max)
-        call = _Call(self._provider.shutdown, unthreaded=outbox.closing.set)
+            return self._in_time(_Call(self._sdk.shutdown), self._config.shutdown_seconds_max)
+        call = _Call(self._sdk.shutdown, unthreaded=outbox.closing.set)
         done = call.ended(deadline - time.monotonic())
         outbox.closing.set()
         done = self._in_time(call, 0 if done else LAST_SECONDS)
@@ -251,9 +254,9 @@ class _Call:
 class _Committer:
     """Commits at once what requests wait for, and what has gathered meanwhile with it."""
 
-    def __init__(self, provider: LoggerProvider) -> None:
+    def __init__(self, processor: JournalProcessor) -> None:
         self.demand = threading.Event()
-        self._provider = provider
+        self._processor = processor
         self._ended = False
         threading.Thread(target=self._run, name="tron-audit-commit", daemon=True).start()
 
@@ -261,7 +264,7 @@ class _Committer:
         while not self._ended:
             self.demand.wait()
             self.demand.clear()
-            self._provider.force_flush()
+            self._processor.force_flush()
 
     def end(self) -> None:
         """Ends the thread."""
@@ -269,14 +272,16 @@ class _Committer:
         self.demand.set()
 
 
-def _own_provider(config: AuditConfig, exporter: LogRecordExporter) -> LoggerProvider:
-    attributes: dict[str, str] = dict(config.resource_attributes)
-    if config.service_name is not None:
-        attributes[SERVICE_NAME] = config.service_name
-    # One stream a process, whatever the operator says of the deployment: sequence numbers count within it.
-    attributes[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
+def _journaling(config: AuditConfig, outbox: Outbox) -> JournalProcessor:
+    # A frame is never most of a journal: it could not be written while another one waits.
+    bytes_max = min(config.request_bytes_max, config.journal_bytes_max // FRAMES_MIN)
+    around = envelope(_resource(config), SCOPE_NAME, _version())
+    return JournalProcessor(JournalExporter(outbox, around, bytes_max), **_batching(config))
+
+
+def _provider(config: AuditConfig, exporter: LogRecordExporter) -> LoggerProvider:
     provider = LoggerProvider(
-        Resource.create(attributes),
+        _resource(config),
         shutdown_on_exit=False,  # `shutdown` has a deadline, and this has not
         # Explicit, because the environment's limits are meant for telemetry and would cut an audit record.
         log_record_limits=LogRecordLimits(
@@ -284,16 +289,26 @@ def _own_provider(config: AuditConfig, exporter: LogRecordExporter) -> LoggerPro
             max_log_record_attribute_length=LogRecordLimits.UNSET,
         ),
     )
-    provider.add_log_record_processor(
-        BatchLogRecordProcessor(
-            exporter,
-            schedule_delay_millis=config.batch_delay_ms,
-            max_export_batch_size=min(config.batch_records_max, config.queue_records_max),
-            # The ledger admits less than that, so that the SDK itself never drops: it would not say what.
-            max_queue_size=config.queue_records_max + 2 * SYSTEM_RECORDS_MAX,
-        )
-    )
+    provider.add_log_record_processor(BatchLogRecordProcessor(exporter, **_batching(config)))
     return provider
+
+
+def _resource(config: AuditConfig) -> Resource:
+    attributes: dict[str, str] = dict(config.resource_attributes)
+    if config.service_name is not None:
+        attributes[SERVICE_NAME] = config.service_name
+    # One stream a process, whatever the operator says of the deployment: sequence numbers count within it.
+    attributes[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
+    return Resource.create(attributes)
+
+
+def _batching(config: AuditConfig) -> dict[str, Any]:
+    return {
+        "schedule_delay_millis": config.batch_delay_ms,
+        "max_export_batch_size": min(config.batch_records_max, config.queue_records_max),
+        # The ledger admits less than that, so that the SDK itself never drops: it would not say what.
+        "max_queue_size": config.queue_records_max + 2 * SYSTEM_RECORDS_MAX,
+    }
 
 
 def _version() -> str:

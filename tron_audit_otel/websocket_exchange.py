@@ -17,9 +17,7 @@ from tron_audit_otel.exchange import (
 )
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
-
-    from tron_audit_otel.exchange import Audit
+    from starlette.types import Message
 
 SWITCHING_PROTOCOLS = 101
 FORBIDDEN = 403
@@ -36,14 +34,9 @@ TRY_AGAIN_LATER = 1013
 class WebSocketExchange(Exchange):
     """A WebSocket from handshake to close, or a refused handshake. It ends when its handler ends."""
 
-    __slots__ = ("_denial", "_has_begun", "_is_withdrawn")
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit) -> None:
-        """Begins."""
-        super().__init__(scope, receive, send, audit)
-        self._denial: Message | None = None
-        """The start of a denial response, held as that of any other response."""
-        self._has_begun = self._is_withdrawn = False
+    _denial: Message | None = None
+    """The start of a denial response, held as that of any other response."""
+    _has_begun = _is_withdrawn = False
 
     async def receive(self) -> Message:
         """Passes a message to the application."""

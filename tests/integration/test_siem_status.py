@@ -202,7 +202,9 @@ def test_the_command_that_status_prints_mends_what_was_refused(
     answer = settled(
         operator,
         gateway,
-        lambda answer: siem(answer, "datadog")["refused"] == 10 and not any(s["waiting_bytes"] for s in answer["siems"]),
+        lambda answer: (
+            siem(answer, "datadog")["refused"] == 10 and not any(s["waiting_bytes"] for s in answer["siems"])
+        ),
     )
     assert kinds(answer) == ["siem_refused"]
     assert siem(answer, "elastic-otlp")["replay"] is None

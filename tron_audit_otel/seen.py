@@ -1,0 +1,92 @@
+"""What is known of a request at its end, and the event that it makes.
+
+Kept apart because of the time: to keep what the server gave takes a microsecond of the event loop; to name the
+resource, escape the texts and fill in the event takes ten, and any thread can do it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from tron_audit_otel import policy, redact, resource, route
+from tron_audit_otel.event import Action, AuditEvent, EventName, Outcome, Request
+from tron_audit_otel.run import worked
+from tron_audit_otel.source_ip import source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+
+    from tron_audit_otel.event import Actor, Execution, Resource
+
+
+class Seen(NamedTuple):
+    """A request at its end. Nothing in it can change any more, and little of it is walked by the garbage collector."""
+
+    record_id: str
+    began_ns: int
+    duration_ns: int
+    context: Context
+    client: object
+    is_forwarded: bool
+    user_agent: bytes | None
+    method: str
+    route: str | None
+    path: str
+    raw_path: bytes | None
+    root_path: str
+    """The application's own, as are ``path`` and ``raw_path``: before any mount changed them."""
+    path_params: Mapping[str, str]
+    status: int | None
+    close_code: int | None
+    rule: policy.Rule
+    headers: Mapping[str, tuple[str, ...]]
+    """Those that the rule names, as they may be recorded."""
+    actor: Actor
+    action: str | None
+    """By the application's word, as is ``resource``."""
+    resource: Resource | None
+    told_outcome: Outcome | None
+    outcome: Outcome
+    error_type: str | None
+    execution: Execution | None
+
+    def event(self) -> AuditEvent:
+        """Makes the event."""
+        execution, outcome = self.execution, self.outcome
+        method = policy.known_method(self.method)
+        worked_out = worked(execution) if execution is not None else None
+        return AuditEvent(
+            self.record_id,
+            EventName.EXEC if execution is not None else EventName.REQUEST,
+            self.began_ns,
+            self.duration_ns,
+            self.actor,
+            self.action or self.rule.action or (Action.EXEC if execution else policy.default_action(method)),
+            self.resource or self._resource(),
+            self.told_outcome or (outcome if outcome is Outcome.FAILURE or worked_out is None else worked_out),
+            self.context,
+            source(self.client, is_forwarded=self.is_forwarded),
+            Request(
+                method,
+                redact.line(self.method) if method == policy.OTHER_METHOD else None,
+                self.route,
+                route.url_path(self.raw_path, self.path),
+                self.status,
+                redact.line(self.user_agent.decode("latin-1")) if self.user_agent is not None else None,
+                self.close_code,
+                self.headers,
+            ),
+            execution,
+            self.error_type or (execution.error_type if execution is not None else None),
+        )
+
+    def _resource(self) -> Resource:
+        if self.rule.resource is not None:
+            return resource.expand(
+                self.rule.resource, {"actor": self.actor.id or self.actor.claimed, **self.path_params}
+            )
+        if self.route is not None:
+            return resource.by_route(self.route, self.path_params)
+        return resource.by_path(route.url_path(self.raw_path, self.path, self.root_path))
