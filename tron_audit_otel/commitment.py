@@ -5,8 +5,9 @@ The journal's thread settles it; the request's task awaits it, on asyncio or tri
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from anyio.lowlevel import current_token
@@ -15,31 +16,77 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-class Commitment:
+class Commitment(Protocol):
     """One record's; made and awaited in the event loop of its request."""
 
-    __slots__ = ("_made_at", "_settled", "kept", "soon")
-
-    def __init__(self) -> None:
-        """Belongs to the event loop that runs."""
-        token: Any = current_token()
-        loop: Any = getattr(token, "native_token", token)
-        self.soon: Callable[..., object] = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
-        """Runs a function in that loop, from any thread: asyncio's name for it, or trio's."""
-        self._settled = anyio.Event()
-        self._made_at = anyio.current_time()
-        self.kept = False
+    kept: bool
+    soon: Callable[..., object]
+    """Runs a function in that loop, from any thread."""
 
     def settle(self) -> None:
         """Ends the wait; called in the loop."""
-        self._settled.set()
 
     async def wait(self, seconds_max: float) -> bool:
         """Waits, for so long since it was made, however often; tells whether the record is on disk."""
+
+
+class _OnAsyncio:
+    """Takes a fifth of the time that anyio's event and deadline take."""
+
+    __slots__ = ("_is_settled", "_loop", "_made_at", "_waiting", "kept", "soon")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.soon: Callable[..., object] = loop.call_soon_threadsafe
+        self.kept = False
+        self._loop = loop
+        self._made_at = loop.time()
+        self._waiting: asyncio.Future[None] | None = None
+        self._is_settled = False
+
+    def settle(self) -> None:
+        self._is_settled = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def wait(self, seconds_max: float) -> bool:
+        if not self._is_settled:
+            self._waiting = self._loop.create_future()  # anew: who was cancelled in here has cancelled the last one
+            timer = self._loop.call_at(self._made_at + seconds_max, self._wake)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+        return self.kept
+
+
+class _OnTrio:
+    __slots__ = ("_made_at", "_settled", "kept", "soon")
+
+    def __init__(self) -> None:
+        self.soon: Callable[..., object] = current_token().native_token.run_sync_soon  # type: ignore[attr-defined] # trio's
+        self.kept = False
+        self._made_at = anyio.current_time()
+        self._settled = anyio.Event()
+
+    def settle(self) -> None:
+        self._settled.set()
+
+    async def wait(self, seconds_max: float) -> bool:
         if not self._settled.is_set():
             with anyio.move_on_after(max(0, self._made_at + seconds_max - anyio.current_time())):
                 await self._settled.wait()
         return self.kept
+
+
+def _commitment() -> Commitment:
+    """Makes one for the event loop that runs."""
+    try:
+        return _OnAsyncio(asyncio.get_running_loop())
+    except RuntimeError:
+        return _OnTrio()
 
 
 class Commitments:
@@ -51,7 +98,7 @@ class Commitments:
 
     def promise(self, record_id: str) -> Commitment:
         """Makes one for a record that is about to be emitted."""
-        self._open[record_id] = commitment = Commitment()
+        self._open[record_id] = commitment = _commitment()
         return commitment
 
     def settle_all(self) -> None:

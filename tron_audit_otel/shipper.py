@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tron_audit_otel.ledger import Ledger
 
 TICK_SECONDS = 1.0
+GATHER_SECONDS = 0.05
+"""After a small request, so that more records are in the next one: a request takes the time of many records."""
 DRAIN_POLL_SECONDS = 0.05
 CUT_SECONDS = 0.5
 """What is left of the time to stop in when a request under way is cut off."""
@@ -79,6 +81,8 @@ class Shipper:
         self._tick = tick
         self._ticked_s = -TICK_SECONDS
         self._set_aside_unsaid = 0
+        self._sent_bytes = 0
+        """Since the last look at all journals."""
         self._status = Shipping()
         self._streams: deque[_Stream] = deque()
         self._lock = threading.Lock()
@@ -203,6 +207,9 @@ class Shipper:
                 if not stream.is_forgotten:
                     self._streams.append(stream)
         self._show(busy=busy)
+        if busy and self._sent_bytes < self._request_bytes_max // 2:
+            stop.wait(GATHER_SECONDS)
+        self._sent_bytes = 0
         if not busy:
             due_s = min((stream.due_s for stream in self._all() if stream.trouble), default=float("inf"))
             self._wake.wait(max(0.0, min(due_s - time.monotonic(), TICK_SECONDS)))
@@ -215,6 +222,7 @@ class Shipper:
                 if chunk is None:
                     self._rest(stream)
                     return False
+                self._sent_bytes += sum(len(frame.payload) for frame in chunk.frames)
                 stream.shipment = _Shipment(chunk, Delivery(chunk.frames, self._request_bytes_max))
             shipment = stream.shipment
             self._ship(stream, shipment, stop)
