@@ -132,34 +132,32 @@ class Exchange:
             self.scope.pop(SCOPE_KEY, None)
 
     def finish(self, outcome: Outcome, error: str | None = None) -> None:
-        """Emits the event, once, if the policy wants it."""
-        if self.draft.error_type is not None and outcome is not Outcome.UNKNOWN:
-            outcome, error = Outcome.FAILURE, self.draft.error_type
-        if self.draft.closed:
+        """Hands on what was seen, once, if the policy wants it."""
+        draft, audit = self.draft, self._audit
+        if draft.closed:
             return
-        self.draft.closed = True
-        try:
-            self._finish(outcome, error)
-        finally:
-            self.leave()
-
-    def _finish(self, outcome: Outcome, error: str | None) -> None:
+        if draft.error_type is not None and outcome is not Outcome.UNKNOWN:
+            outcome, error = Outcome.FAILURE, draft.error_type
+        draft.closed = True
         try:
             seen = self._seen(outcome, error)
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
-            lost(broken, self._audit)
-            self._is_lost = self._audit.commits_all
-            return
-        if seen is None:
-            return
-        if self._audit.commit is not None and self._waits():
-            try:
-                self._commitment = self._audit.commit(seen)
-            except Exception as broken:  # noqa: BLE001 - as above
-                lost(broken)
-                self._is_lost = True
-        else:
-            self.draft.emit(seen)
+            lost(broken, audit)
+            self._is_lost = audit.commits_all
+            seen = None
+        if seen is not None:
+            if audit.commit is not None and self._waits():
+                self._commit(audit.commit, seen)
+            else:
+                draft.emit(seen)
+        self.leave()
+
+    def _commit(self, commit: Callable[[Fact], Commitment | None], seen: Seen) -> None:
+        try:
+            self._commitment = commit(seen)
+        except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
+            lost(broken)
+            self._is_lost = True
 
     def _waits(self) -> bool:
         """Whether this answer waits for its record, as far as that is known by now."""
@@ -167,7 +165,8 @@ class Exchange:
         if audit.commit is None or audit.commits_all:
             return audit.commits_all
         try:
-            return self._rule(self._actor(), route.template(self.scope, self._root_path)).commit == "response"
+            method, template = self.scope.get("method", "GET"), route.template(self.scope, self._root_path)
+            return self._rule(method, template, self._actor()).commit == "response"
         except Exception:  # noqa: BLE001 - whatever it is, it meets the record too, and is logged there
             return False
 
@@ -207,26 +206,25 @@ class Exchange:
             self._leave()
             self._leave = None
 
-    def _rule(self, actor: Actor, template: str | None) -> policy.Rule:
-        method: str = self.scope.get("method", "GET")  # a WebSocket's handshake is a GET
-
-        def known() -> policy.Facts:
-            return policy.Facts(
-                policy.known_method(method),
+    def _rule(self, method: str, template: str | None, actor: Actor) -> policy.Rule:
+        rules, known = self._audit.rules, policy.known_method(method)
+        return rules.certain_rule(known, template) or rules.rule(
+            policy.Facts(
+                known,
                 template,
                 route.within(self._path, self._root_path) or "/",
                 self._status,
                 actor.type,
                 is_preflight(method, self.draft.headers),
             )
-
-        return self._audit.rules.rule_of(policy.known_method(method), template, known)
+        )
 
     def _seen(self, outcome: Outcome, error: str | None) -> Seen | None:
         duration_ns = time.perf_counter_ns() - self._began
         scope, draft = self.scope, self.draft
+        method: str = scope.get("method", "GET")  # a WebSocket's handshake is a GET
         actor, template = self._actor(), route.template(scope, self._root_path)
-        rule = self._rule(actor, template)
+        rule = self._rule(method, template, actor)
         if rule.level == "none":
             return None
         is_forwarded, user_agent = False, None
@@ -244,7 +242,7 @@ class Exchange:
             draft.client,
             is_forwarded,
             user_agent,
-            scope.get("method", "GET"),
+            method,
             template,
             self._path,
             self._raw_path,

@@ -85,7 +85,7 @@ class Ledger:
         """Counts a record as emitted; tells whether it may join those that wait in memory."""
         with self._lock:
             self._emitted += 1
-            return self.queued <= queued_max
+            return self._emitted - self._committed - self._dropped_queued <= queued_max
 
     def adopt(self, records: int) -> None:
         """They were found in the journal of a process that is gone."""

@@ -132,11 +132,29 @@ class AuditMiddleware:
             return
         if exchange is None:
             await self._pass_by(scope, receive, send, draft)
-        elif is_refused:
+            return
+        if is_refused:
             exchange.release()
             await exchange.refuse()
+            return
+        token = context.enter(draft)
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        except BaseException as error:
+            exchange.raised(error)
+            # Also when cancelled: servers answer for a cancelled application with a 500 of their own. What comes in the
+            # way here is not raised, since the application's own error says enough.
+            with suppress(JournalError, OSError), anyio.CancelScope(shield=True):
+                await exchange.settle()
+            raise
         else:
-            await self._observe(exchange, scope)
+            exchange.returned()
+            if audit.commit is not None:
+                await exchange.settle()
+        finally:
+            context.leave(draft, token)
+            exchange.leave()
+            exchange.release()
 
     def _exchange(self, scope: Scope, receive: Receive, send: Send, draft: context.Draft) -> Exchange:
         if scope["type"] == "websocket":
@@ -153,25 +171,6 @@ class AuditMiddleware:
         finally:
             context.leave(draft, token)
             scope.pop(SCOPE_KEY, None)
-
-    async def _observe(self, exchange: Exchange, scope: Scope) -> None:
-        token = context.enter(exchange.draft)
-        try:
-            await self.app(scope, exchange.receive, exchange.send)
-        except BaseException as error:
-            exchange.raised(error)
-            # Also when cancelled: servers answer for a cancelled application with a 500 of their own. What comes in the
-            # way here is not raised, since the application's own error says enough.
-            with suppress(JournalError, OSError), anyio.CancelScope(shield=True):
-                await exchange.settle()
-            raise
-        else:
-            exchange.returned()
-            await exchange.settle()
-        finally:
-            context.leave(exchange.draft, token)
-            exchange.leave()
-            exchange.release()
 
     def _with_the_lifespan(self, send: Send) -> Send:
         async def sending(message: Message) -> None:

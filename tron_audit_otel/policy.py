@@ -19,7 +19,7 @@ from tron_audit_otel.event import ACTION, Action
 from tron_audit_otel.resource import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from tron_audit_otel.event import ActorType
 
@@ -272,20 +272,9 @@ class _Candidates(NamedTuple):
     """The rules that may hold for a method and a route, each with the conditions that are left, if there are any."""
 
     rules: tuple[tuple[Rule, Match | None], ...]
-    left: tuple[tuple[Rule, Match | None], ...]
-    """Without the first ones, if these would have excluded the request at once."""
+    certain: Rule | None
+    """The first one that would not have excluded the request at once, if it has no conditions left."""
     read_body: bool
-
-
-def _open(rules: Iterable[Rule]) -> tuple[tuple[Rule, Match | None], ...]:
-    return tuple((rule, rule.match if rule.match.asks(*_OF_MATCHES) else None) for rule in rules)
-
-
-def _first(candidates: Iterable[tuple[Rule, Match | None]], facts: Callable[[], Facts]) -> Rule:
-    for rule, match in candidates:
-        if match is None or match.matches(facts()):
-            return rule
-    return EVERYTHING
 
 
 class Policy:
@@ -304,16 +293,21 @@ class Policy:
 
     def rule(self, request: Facts) -> Rule:
         """Gives the first rule that matches."""
-        return _first(self._candidates(request.method, request.route).rules, lambda: request)
+        for rule, match in self._candidates(request.method, request.route).rules:
+            if match is None or match.matches(request):
+                return rule
+        return EVERYTHING
 
-    def rule_of(self, method: str, route: str | None, facts: Callable[[], Facts]) -> Rule:
-        """Gives the same of a request that :meth:`excludes` was asked about; all its facts are seldom needed."""
-        return _first(self._candidates(method, route).left, facts)
+    def certain_rule(self, method: str, route: str | None) -> Rule | None:
+        """Gives the rule of a request that :meth:`excludes` does not exclude, if method and route alone tell it."""
+        return self._candidates(method, route).certain
 
     def _find_candidates(self, method: str, route: str | None) -> _Candidates:
         rules = [rule for rule in self.rules if rule.match.may_match(method, route)]
-        left = dropwhile(_excludes_at_once, rules)
-        return _Candidates(_open(rules), _open(left), any(rule.reads_body for rule in rules))
+        first = next(dropwhile(_excludes_at_once, rules), EVERYTHING)
+        certain = None if first.match.asks(*_OF_MATCHES) else first
+        conditions = [rule.match if rule.match.asks(*_OF_MATCHES) else None for rule in rules]
+        return _Candidates(tuple(zip(rules, conditions, strict=True)), certain, any(rule.reads_body for rule in rules))
 
     def excludes(self, method: str, path: str, *, cors_preflight: bool = False) -> bool:
         """Whether a request that is not routed yet will have no record, whatever becomes of it."""

@@ -27,6 +27,8 @@ PATH_SAFE = "/@:+,=$!&'()*;~"
 
 def within(path: str, root_path: str) -> str:
     """Gives a path without the prefix under which the application is served, if it begins so."""
+    if not root_path:
+        return path
     rest = path.removeprefix(root_path)
     return rest if rest == "" or rest.startswith("/") else path
 
