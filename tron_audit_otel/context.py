@@ -14,7 +14,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import INVALID_SPAN, set_span_in_context
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    get_current_span,
+    set_span_in_context,
+)
 
 from tron_audit_otel import redact
 from tron_audit_otel import resource as resources
@@ -107,12 +113,14 @@ def remove_emitter(emit: Callable[[Fact], None]) -> None:
 
 
 def open_telemetry_context() -> Context:
-    """Gives the current OpenTelemetry context, never an empty one.
+    """Gives trace and span of the current OpenTelemetry context, and nothing else of it: a record may wait for long.
 
-    The SDK takes an empty context for "none given", and the current one can be ``None`` where a declarative
+    It is never empty, which the SDK takes for "none given". The current one can be ``None`` where a declarative
     configuration names no propagator.
     """
-    return otel_context.get_current() or _NO_SPAN
+    current = otel_context.get_current()
+    span = get_current_span(current).get_span_context() if current else INVALID_SPAN_CONTEXT
+    return set_span_in_context(NonRecordingSpan(span), otel_context.Context()) if span.is_valid else _NO_SPAN
 
 
 _NO_SPAN = set_span_in_context(INVALID_SPAN, otel_context.Context())
