@@ -248,18 +248,6 @@ def test_a_recorded_rule_before_them_does_not_switch_the_default_exclusions_off(
     assert facts == []
 
 
-def test_a_method_that_a_middleware_overrides_is_the_one_the_policy_asks_for() -> None:
-    """The client says GET, which is excluded; the application acts on a POST, which is not."""
-
-    async def overriding(scope: Scope, receive: Receive, send: Send) -> None:
-        await ErrorObserver(plain)({**scope, "method": "POST"}, receive, send)
-
-    facts: list[Fact] = []
-    app = AuditMiddleware(overriding, Audit(Policy(), facts.append), bool, bool)
-    assert asyncio.run(drive(app, http_scope(path="/health"), Peer())) is None
-    assert [fact.event().action for fact in facts] == ["CREATE"]
-
-
 # --- commitments
 
 

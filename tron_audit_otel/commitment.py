@@ -40,26 +40,29 @@ class _OnAsyncio:
         self.kept = False
         self._loop = loop
         self._made_at = loop.time()
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         self._is_settled = False
 
     def settle(self) -> None:
         self._is_settled = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        for waiting in self._waiting:
+            _wake(waiting)
 
     async def wait(self, seconds_max: float) -> bool:
         if not self._is_settled:
-            self._waiting = self._loop.create_future()  # anew: who was cancelled in here has cancelled the last one
-            timer = self._loop.call_at(self._made_at + seconds_max, self._wake)
+            waiting = self._loop.create_future()  # each its own: who is cancelled in here cancels it
+            self._waiting.append(waiting)
+            timer = self._loop.call_at(self._made_at + seconds_max, _wake, waiting)
             try:
-                await self._waiting
+                await waiting
             finally:
                 timer.cancel()
         return self.kept
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class _OnTrio:

@@ -77,12 +77,12 @@ class Draft:
         self.context = context
         # As they are now: a middleware may put others in their place.
         self.client: object = scope.get("client")
-        self.headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
+        self.is_forwarded = any(name in FORWARDING_HEADERS for name, _ in scope.get("headers", ()))
 
     @property
     def source(self) -> Source:
         """Where the request came from."""
-        return source(self.client, is_forwarded=any(name in FORWARDING_HEADERS for name, _ in self.headers))
+        return source(self.client, is_forwarded=self.is_forwarded)
 
 
 _draft: ContextVar[Draft | None] = ContextVar("tron_audit_otel_draft", default=None)

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 FRAGMENTS_CACHED_MAX = 1024
 """Of each sort. A client can write a user agent of its own, and a new one costs an encoding."""
 
+_NEVER_CUT = (RECORD_ID, SEQUENCE_NUMBER)
+
 FORM_USES_MAX = 256
 """Protobuf keeps every text that a message ever had for as long as there is the message."""
 
@@ -168,7 +170,7 @@ def cut(encoded: bytes, bytes_max: int) -> bytes:
     names: list[str] = []
     for pair in sorted(record.attributes, key=lambda pair: pair.ByteSize(), reverse=True):
         excess = record.ByteSize() + _mark_bytes(names) - bytes_max
-        if excess <= 0 or pair.key == RECORD_ID:
+        if excess <= 0 or pair.key in _NEVER_CUT:
             break
         excess += _mark_bytes([pair.key])
         text = pair.value.string_value.encode()

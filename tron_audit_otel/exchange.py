@@ -15,7 +15,6 @@ from tron_audit_otel import context, policy, redact, route
 from tron_audit_otel.event import ANONYMOUS, NO_HEADERS, Action, Actor, Execution, Outcome, error_type, record_id
 from tron_audit_otel.run import of_original, of_request
 from tron_audit_otel.seen import Seen
-from tron_audit_otel.source_ip import FORWARDING_HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -94,6 +93,7 @@ class Exchange:
         self._audit = audit
         self.draft = draft
         # A mount changes both on its way in; the route template and the policy want the application's own.
+        self._headers = scope.get("headers", ())
         self._root_path: str = scope.get("root_path", "")
         self._path: str = scope["path"]
         self._raw_path: bytes | None = scope.get("raw_path")
@@ -215,7 +215,7 @@ class Exchange:
                 route.within(self._path, self._root_path) or "/",
                 self._status,
                 actor.type,
-                is_preflight(method, self.draft.headers),
+                is_preflight(method, self._headers),
             )
         )
 
@@ -227,12 +227,7 @@ class Exchange:
         rule = self._rule(method, template, actor)
         if rule.level == "none":
             return None
-        is_forwarded, user_agent = False, None
-        for name, value in draft.headers:
-            if name == b"user-agent":
-                user_agent = value
-            elif name in FORWARDING_HEADERS:
-                is_forwarded = True
+        user_agent = next((value for name, value in self._headers if name == b"user-agent"), None)
         params: Mapping[str, object] = scope.get("path_params") or NO_PARAMS
         return Seen(
             record_id(),
@@ -240,18 +235,22 @@ class Exchange:
             duration_ns,
             draft.context,
             draft.client,
-            is_forwarded,
+            draft.is_forwarded,
             user_agent,
             method,
             template,
             self._path,
             self._raw_path,
             self._root_path,
-            {name: value if type(value) is str else redact.text(value) for name, value in params.items()},
+            {
+                name: value if type(value) is str else redact.text(value)
+                for name, value in params.items()
+                if value is not None
+            },
             self._status,
             self._close_code,
             rule,
-            {name: redact.header(name, values) for name in rule.headers if (values := _values(draft.headers, name))}
+            {name: redact.header(name, values) for name in rule.headers if (values := _values(self._headers, name))}
             if rule.headers
             else NO_HEADERS,
             actor,

@@ -165,6 +165,7 @@ class AuditMiddleware:
     async def _pass_by(self, scope: Scope, receive: Receive, send: Send, draft: context.Draft) -> None:
         """Serves a request that has no record; what its handler records is on record all the same."""
         scope[SCOPE_KEY] = None
+        draft.closed = True  # so that each execution has a record of its own
         token = context.enter(draft)
         try:
             await self.app(scope, receive, send)

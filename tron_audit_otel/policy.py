@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import cached_property, lru_cache
 from hashlib import sha256
-from itertools import dropwhile, groupby
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -304,7 +304,10 @@ class Policy:
 
     def _find_candidates(self, method: str, route: str | None) -> _Candidates:
         rules = [rule for rule in self.rules if rule.match.may_match(method, route)]
-        first = next(dropwhile(_excludes_at_once, rules), EVERYTHING)
+        possible = (rule for rule in self.rules if rule.match.method is None or method in rule.match.method)
+        # Past the first rule that may record, `excludes` has not asked.
+        asked = {id(rule) for rule in takewhile(lambda rule: rule.level == "none", possible) if _excludes_at_once(rule)}
+        first = next(rule for rule in rules if id(rule) not in asked)
         certain = None if first.match.asks(*_OF_MATCHES) else first
         conditions = [rule.match if rule.match.asks(*_OF_MATCHES) else None for rule in rules]
         return _Candidates(tuple(zip(rules, conditions, strict=True)), certain, any(rule.reads_body for rule in rules))

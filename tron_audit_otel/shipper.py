@@ -185,9 +185,12 @@ class Shipper:
             except BaseException as error:  # noqa: BLE001 - nothing ends this thread
                 self._log.say("thread", logging.ERROR, "shipping of audit records goes on after %s", error_type(error))
                 stop.wait(backoff.next_s())
-            with self._progress:
-                self._progress.notify_all()
+            self._tell_progress()
         self._receiver.close()
+
+    def _tell_progress(self) -> None:
+        with self._progress:
+            self._progress.notify_all()
 
     def _round(self, stop: threading.Event) -> None:
         """Ships a chunk of each journal; waits if there is none, or if the receiver is to be left alone."""
@@ -208,6 +211,7 @@ class Shipper:
                     self._streams.append(stream)
         self._show(busy=busy)
         if busy and self._sent_bytes < self._request_bytes_max // 2:
+            self._tell_progress()
             stop.wait(GATHER_SECONDS)
         self._sent_bytes = 0
         if not busy:
