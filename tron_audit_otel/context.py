@@ -11,12 +11,12 @@ import logging
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import (
     INVALID_SPAN,
-    INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     get_current_span,
     set_span_in_context,
@@ -56,6 +56,9 @@ TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of actors' names
 """The original pull request names an API token's actor ``token:`` and the token's name."""
 
 
+_first = itemgetter(0)
+
+
 class Draft:
     """What is known of a request so far. One for each request; the middleware makes it and reads it at the end."""
 
@@ -77,7 +80,7 @@ class Draft:
         self.context = context
         # As they are now: a middleware may put others in their place.
         self.client: object = scope.get("client")
-        self.is_forwarded = any(name in FORWARDING_HEADERS for name, _ in scope.get("headers", ()))
+        self.is_forwarded = not FORWARDING_HEADERS.isdisjoint(map(_first, scope.get("headers", ())))
 
     @property
     def source(self) -> Source:
@@ -118,8 +121,9 @@ def open_telemetry_context() -> Context:
     It is never empty, which the SDK takes for "none given". The current one can be ``None`` where a declarative
     configuration names no propagator.
     """
-    current = otel_context.get_current()
-    span = get_current_span(current).get_span_context() if current else INVALID_SPAN_CONTEXT
+    if not (current := otel_context.get_current()):
+        return _NO_SPAN
+    span = get_current_span(current).get_span_context()
     return set_span_in_context(NonRecordingSpan(span), otel_context.Context()) if span.is_valid else _NO_SPAN
 
 

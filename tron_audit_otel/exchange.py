@@ -296,8 +296,12 @@ def lost(error: Exception, audit: Audit | None = None) -> None:
 
 def is_excluded(rules: policy.Policy, scope: Scope) -> bool:
     """Whether a request that is not routed yet will have no record, whatever becomes of it."""
-    method, path = scope.get("method", "GET"), route.within(scope["path"], scope.get("root_path", "")) or "/"
-    return rules.excludes(policy.known_method(method), path, cors_preflight=is_preflight(method, scope["headers"]))
+    method: str = scope.get("method", "GET")
+    known = policy.known_method(method)
+    if not rules.may_exclude(known):
+        return False
+    path = route.within(scope["path"], scope.get("root_path", "")) or "/"
+    return rules.excludes(known, path, cors_preflight=is_preflight(method, scope.get("headers", ())))
 
 
 def is_preflight(method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -48,10 +48,9 @@ class HttpExchange(Exchange):
 
     async def send(self, message: Message) -> None:
         """Passes a message to the server."""
-        kind = message["type"]
-        if kind == "http.response.start":
+        if is_start := message["type"] == "http.response.start":
             message = self._noted(message)
-        is_last = completes(message)
+        is_last = not is_start and completes(message)
         left_before = self._disconnected
         try:
             await self._send(message)

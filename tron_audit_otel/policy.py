@@ -312,6 +312,10 @@ class Policy:
         conditions = [rule.match if rule.match.asks(*_OF_MATCHES) else None for rule in rules]
         return _Candidates(tuple(zip(rules, conditions, strict=True)), certain, any(rule.reads_body for rule in rules))
 
+    def may_exclude(self, method: str) -> bool:
+        """Whether :meth:`excludes` could say so of a request with this method."""
+        return bool(self._at_once(method))
+
     def excludes(self, method: str, path: str, *, cors_preflight: bool = False) -> bool:
         """Whether a request that is not routed yet will have no record, whatever becomes of it."""
         for asked in self._at_once(method):

@@ -11,7 +11,7 @@ from functools import lru_cache
 from tron_audit_otel.event import Source
 from tron_audit_otel.redact import line
 
-FORWARDING_HEADERS = (b"forwarded", b"x-forwarded-for")
+FORWARDING_HEADERS = frozenset({b"forwarded", b"x-forwarded-for"})
 """Anybody can write them. uvicorn believes them from 127.0.0.1 unless told not to, and replaces the peer."""
 
 RULE_PEER = "peer"
