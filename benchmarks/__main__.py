@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from benchmarks.run import Run
 
 ROUNDS = 3
-SECONDS = 8.0
+SECONDS = 6.0
 RESULTS = ROOT / "benchmarks" / "results.json"
 PLOT = ROOT / "docs" / "bench.svg"
 WIDE = 200

@@ -6,6 +6,7 @@ Half of what it is asked reads, half creates. Beside it the event loop's lag is 
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from benchmarks.facts import Facts
 
 CAPTURE = "BENCH_CAPTURE"
+FREEZE = "BENCH_FREEZE"
 LAG_FILE = "BENCH_LAG_FILE"
 STORE = "BENCH_STORE"
 """Where the original design posts to."""
@@ -75,6 +77,9 @@ def create() -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    if FREEZE in os.environ:
+        gc.collect()
+        gc.freeze()
     lags: list[tuple[float, float]] = []
     sampler = asyncio.create_task(_sample_lag(lags))
     try:

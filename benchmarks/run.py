@@ -85,6 +85,8 @@ class Api(servers.Server):
         if variant.capture is Capture.OURS:
             environ |= {"AUDIT_LOG_ENABLED": "true", "AUDIT_LOG_COMMIT": variant.commit}
             environ |= {"AUDIT_LOG_JOURNAL_DIR": str(self.journal), "AUDIT_LOG_RETRY_SECONDS_MAX": RETRY_SECONDS_MAX}
+        if variant.freezes:
+            environ[apps.FREEZE] = "1"
         command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.apps:create", "--port", str(port)]
         command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
         # vegeta may not repeat a POST on a connection that was idle and is closed at that moment.

@@ -36,6 +36,13 @@ class Variant:
     capture: Capture = Capture.OURS
     commit: str = "batch"
     fault: Fault = Fault.ALIVE
+    freezes: bool = False
+    """The application calls `gc.freeze` once it has started."""
+
+
+def _frozen(commit: str) -> Variant:
+    about = f"instrument(app), AUDIT_LOG_COMMIT={commit}, and gc.freeze() at the application's start"
+    return Variant(f"ours_{commit}_frozen", about, commit=commit, freezes=True)
 
 
 def _ours(commit: str, fault: Fault) -> Variant:
@@ -53,6 +60,7 @@ VARIANTS = {
     for variant in (
         Variant(BARE, "FastAPI alone", Capture.NONE),
         *(_ours(commit, fault) for fault in Fault for commit in ("batch", "response")),
+        *(_frozen(commit) for commit in ("batch", "response")),
         Variant("stock_otlp", "the SDK's Logger, batch processor and OTLP exporter as they come", Capture.STOCK),
         Variant("direct_post", "a new HTTP client and an awaited POST for each request, to VictoriaLogs", Capture.POST),
     )

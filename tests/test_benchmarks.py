@@ -291,6 +291,8 @@ def test_a_variant_is_known_by_one_name() -> None:
         "ours_response_dead",
         "ours_batch_hung",
         "ours_response_hung",
+        "ours_batch_frozen",
+        "ours_response_frozen",
         "stock_otlp",
         "direct_post",
     ]
