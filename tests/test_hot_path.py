@@ -248,6 +248,29 @@ def test_a_recorded_rule_before_them_does_not_switch_the_default_exclusions_off(
     assert facts == []
 
 
+@pytest.mark.parametrize("raw", [True, False], ids=["raw-path", "no-raw-path"])
+def test_what_waits_is_bounded_whatever_a_client_writes_and_the_cut_shows(raw: bool) -> None:
+    facts: list[Fact] = []
+    long = "x" * 60_000
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["path_params"] = {"a": long, "b": long.encode()}
+        await plain(scope, receive, send)
+
+    headers = [(b"user-agent", long.encode())]
+    path = {"raw_path": f"/{long}".encode() if raw else None}
+    app = AuditMiddleware(routed, Audit(Policy(), facts.append), bool, bool)
+    scope = http_scope(long.upper(), f"/{long}", headers=headers, **path)
+    assert asyncio.run(drive(app, scope, Peer())) is None
+    [fact] = facts
+    assert len(repr(fact)) < 10_000
+    request = fact.event().request
+    assert request is not None
+    assert request.user_agent == "x" * 1023 + "…"
+    assert request.path == "/" + "x" * 1022 + "…"
+    assert request.method_original == "X" * 1023 + "…"
+
+
 # --- commitments
 
 

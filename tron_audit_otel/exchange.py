@@ -38,6 +38,9 @@ _DIGITS_MAX = 20
 BODILESS_STATUSES = (204, 304)
 """RFC 9110, 6.4.1: their responses end with their headers."""
 
+KEPT_MAX = redact.LINE_CHARACTERS_MAX + 1
+"""Of what a client writes, in characters or bytes; one more than is recorded, so that the cut shows. Records may wait
+in memory in thousands, and a path can have 64 KiB."""
 NO_PARAMS: Mapping[str, object] = MappingProxyType({})
 
 _logger = logging.getLogger(__name__)
@@ -236,14 +239,14 @@ class Exchange:
             draft.context,
             draft.client,
             draft.is_forwarded,
-            user_agent,
-            method,
+            user_agent and user_agent[:KEPT_MAX],
+            method[:KEPT_MAX],
             template,
-            self._path,
-            self._raw_path,
+            self._path[:KEPT_MAX],
+            self._raw_path and self._raw_path[:KEPT_MAX],
             self._root_path,
             {
-                name: value if type(value) is str else redact.text(value)
+                name: (value if type(value) is str else redact.text(value))[:KEPT_MAX]
                 for name, value in params.items()
                 if value is not None
             },
