@@ -228,17 +228,6 @@ def test_a_full_disk_loses_nothing_when_room_is_made_before_its_siem_is_back(ful
     full.dead.proxy.mend()
 
 
-@pytest.mark.parametrize("kind", DISKS)
-@pytest.mark.parametrize("sig", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)])
-def test_a_full_disk_loses_nothing_when_room_is_made_before_the_collector_is_started_again(
-    full: Full, sig: signal.Signals
-) -> None:
-    full.scene.gateway.server.stop(sig)
-    full.disk.make_room()
-    full.scene.gateway.server.start()
-    full.dead.proxy.mend()
-
-
 # What follows may cost the dead SIEM records, and no counter of the Collector's names them: its queue deletes what it
 # cannot note as given out, and at a start takes out what was under way before it puts that back. The archive has all.
 
@@ -264,6 +253,16 @@ def test_a_siem_that_is_back_while_the_disk_is_full_gets_everything_by_reconcile
     unaccounted = full.scene.unaccounted(DEAD)
     # No counter names them, yet the counters do not add up without them.
     assert mended_from_the_archive(full.scene, full.sender, "SIEM back, disk full") == unaccounted
+
+
+@pytest.mark.parametrize("kind", DISKS)
+@pytest.mark.parametrize("sig", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.soak)])
+def test_a_collector_that_stops_on_a_full_disk_gives_everything_by_reconcile(full: Full, sig: signal.Signals) -> None:
+    full.scene.gateway.server.stop(sig)
+    full.disk.make_room()
+    full.scene.gateway.server.start()
+    full.dead.proxy.mend()
+    mended_from_the_archive(full.scene, full.sender, f"{sig.name}, stopped on a full disk")
 
 
 @pytest.mark.parametrize("kind", DISKS)
