@@ -17,7 +17,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,6 +28,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.order import order
 from benchmarks.plot import plot
 from benchmarks.run import HALF, PAUSE_SECONDS, ROOT, WARM_UP_SECONDS, Tools, run
+from benchmarks.stop import leave_on_signals
 from benchmarks.summary import as_json, results, summed_up
 from benchmarks.table import shown, tables
 from benchmarks.variants import BARE, VARIANTS
@@ -84,8 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, variant in VARIANTS.items():
             console.print(f"{name:22}{variant.about}")
         return 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)  # an exception, so that everything is stopped on the way out
+    leave_on_signals()
     try:
         _bench(console, options)
     except (BenchError, ServerError, LaunchError, build.BuildError) as error:
@@ -115,10 +115,6 @@ def _parsed(argv: Sequence[str] | None) -> Options:
     if options.rounds < 1 or options.seconds < 1:
         parser.error("there must be one round of one second at least")
     return options
-
-
-def _leave(number: int, _frame: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def _bench(console: Console, options: Options) -> None:

@@ -144,9 +144,13 @@ class Match(BaseModel):
         """Whether it has one of these conditions."""
         return any(getattr(self, name) is not None for name in names)
 
+    def allows(self, method: str) -> bool:
+        """Whether the condition on the method holds."""
+        return self.method is None or method in self.method
+
     def may_match(self, method: str, route: str | None) -> bool:
         """Whether the conditions that are known once the request is routed hold."""
-        if self.method is not None and method not in self.method:
+        if not self.allows(method):
             return False
         return self._route is None or (route is not None and self._route.fullmatch(route) is not None)
 
@@ -304,7 +308,7 @@ class Policy:
 
     def _find_candidates(self, method: str, route: str | None) -> _Candidates:
         rules = [rule for rule in self.rules if rule.match.may_match(method, route)]
-        possible = (rule for rule in self.rules if rule.match.method is None or method in rule.match.method)
+        possible = (rule for rule in self.rules if rule.match.allows(method))
         # Past the first rule that may record, `excludes` has not asked.
         asked = {id(rule) for rule in takewhile(lambda rule: rule.level == "none", possible) if _excludes_at_once(rule)}
         first = next(rule for rule in rules if id(rule) not in asked)
@@ -326,7 +330,7 @@ class Policy:
         return False
 
     def _find_at_once(self, method: str) -> tuple[_AtOnce, ...]:
-        possible = [rule for rule in self.rules if rule.match.method is None or method in rule.match.method]
+        possible = [rule for rule in self.rules if rule.match.allows(method)]
         certain = [rule for rule in possible if rule.level != "none" or _excludes_at_once(rule)]
         found = []
         for (excludes, cors), rules in groupby(certain, lambda rule: (rule.level == "none", rule.match.cors_preflight)):
@@ -344,9 +348,7 @@ class Policy:
         """Whether a rule might look for a command in this request's body; without a route: on any route."""
         if route is not None:
             return self._candidates(method, route).read_body
-        return any(
-            rule.reads_body and (rule.match.method is None or method in rule.match.method) for rule in self.rules
-        )
+        return any(rule.reads_body and rule.match.allows(method) for rule in self.rules)
 
 
 def _excludes_at_once(rule: Rule) -> bool:

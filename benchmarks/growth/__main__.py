@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,7 @@ from benchmarks.growth.processes import file_system
 from benchmarks.growth.stage import FULL, QUICK, Effort, Stage, staged
 from benchmarks.machine import machine, versions
 from benchmarks.run import Tools
+from benchmarks.stop import leave_on_signals
 from collector import build
 from collector.build import BuildError
 from collector.servers import ServerError
@@ -46,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, and return its exit code."""
     arguments = _parser().parse_args(argv)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)  # an exception, so that everything is stopped on the way out
+    leave_on_signals()
     try:
         scratch = build.cache_dir(os.environ) / "growth"
         scratch.mkdir(parents=True, exist_ok=True)
@@ -103,10 +103,6 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FILE", help="default: benchmarks/growth.json; with --quick, nothing"
     )
     return parser
-
-
-def _leave(number: int, _frame: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

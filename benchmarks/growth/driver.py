@@ -17,6 +17,7 @@ import tron_audit_otel as audit
 from benchmarks.growth.app import EXTRA, HEADERS, METHOD, PATH, app
 from benchmarks.growth.emitter import Drained, Filled, Window
 from benchmarks.growth.processes import rss_bytes
+from tests.asgi import http_scope
 from tron_audit_otel import pipeline
 
 if TYPE_CHECKING:
@@ -33,19 +34,7 @@ QUEUE_FULL = "queue_full"
 """The one loss that a measurement may show: more than this process can take."""
 
 _HEADERS = [(name.encode(), value.encode()) for name, value in {**HEADERS, **EXTRA}.items()]
-_SCOPE: dict[str, Any] = {
-    "type": "http",
-    "asgi": {"version": "3.0", "spec_version": "2.4"},
-    "http_version": "1.1",
-    "method": METHOD,
-    "scheme": "http",
-    "path": PATH,
-    "raw_path": PATH.encode(),
-    "query_string": b"",
-    "root_path": "",
-    "client": ("192.0.2.7", 40000),
-    "server": ("127.0.0.1", 80),
-}
+_SCOPE = http_scope(METHOD, PATH)
 
 
 async def _receive() -> Message:
