@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from tests.asgi import Peer, drive, http_scope, websocket_scope
 from tron_audit_otel.commitment import Commitment, Commitments
+from tron_audit_otel.context import Recorder
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.exchange import Audit
 from tron_audit_otel.middleware import AuditMiddleware, reporting
@@ -58,7 +59,7 @@ class Disk:
 
     def audit(self, *rules: Rule, **settings: Any) -> Audit:
         given = {"commits_all": True, "commit_seconds_max": 5.0, **settings}
-        return Audit(Policy((*rules, *DEFAULT_RULES)), self.emitted.append, commit=self.commit, **given)
+        return Audit(Policy((*rules, *DEFAULT_RULES)), Recorder(self.emitted.append), commit=self.commit, **given)
 
 
 class Client(Peer):

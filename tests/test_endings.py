@@ -778,7 +778,7 @@ def test_an_error_of_ours_never_breaks_a_request(
 
     app = make_app()
     for place in (
-        "tron_audit_otel.seen.source",
+        "tron_audit_otel.source_ip.Proxies.source",
         "tron_audit_otel.exchange.record_id",
         "tron_audit_otel.route.template",
         "tron_audit_otel.stream.to_log_record",

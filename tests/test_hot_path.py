@@ -15,6 +15,7 @@ from fastapi import BackgroundTasks, FastAPI
 import tron_audit_otel as audit
 from tests.asgi import Peer, drive, http_scope
 from tron_audit_otel.commitment import Commitments
+from tron_audit_otel.context import Recorder
 from tron_audit_otel.exchange import Audit
 from tron_audit_otel.middleware import AuditMiddleware, ErrorObserver
 from tron_audit_otel.policy import Match, Policy, Rule
@@ -45,7 +46,7 @@ class User:
 
 
 def observed(app: ASGIApp, facts: list[Fact]) -> ASGIApp:
-    return AuditMiddleware(ErrorObserver(app), Audit(Policy(), facts.append), bool, bool)
+    return AuditMiddleware(ErrorObserver(app), Audit(Policy(), Recorder(facts.append)), bool, bool)
 
 
 async def answer(send: Send) -> None:
@@ -235,7 +236,7 @@ def test_an_exception_in_an_excluded_request_reaches_the_server_and_leaves_the_s
 
 def test_an_application_that_is_mounted_in_an_excluded_request_adds_no_record() -> None:
     facts: list[Fact] = []
-    inner = AuditMiddleware(plain, Audit(Policy(()), facts.append), bool, bool)
+    inner = AuditMiddleware(plain, Audit(Policy(()), Recorder(facts.append)), bool, bool)
     assert asyncio.run(drive(observed(inner, facts), http_scope(path="/health"), Peer())) is None
     assert facts == []
 
@@ -243,7 +244,7 @@ def test_an_application_that_is_mounted_in_an_excluded_request_adds_no_record() 
 def test_a_recorded_rule_before_them_does_not_switch_the_default_exclusions_off() -> None:
     facts: list[Fact] = []
     rules = (Rule(name="files", match=Match(route=("/files/**",))), *Policy().rules[:-1])
-    app = AuditMiddleware(plain, Audit(Policy(rules), facts.append), bool, bool)
+    app = AuditMiddleware(plain, Audit(Policy(rules), Recorder(facts.append)), bool, bool)
     assert asyncio.run(drive(app, http_scope(path="/health"), Peer())) is None
     assert facts == []
 
@@ -259,7 +260,7 @@ def test_what_waits_is_bounded_whatever_a_client_writes_and_the_cut_shows(raw: b
 
     headers = [(b"user-agent", long.encode())]
     path = {"raw_path": f"/{long}".encode() if raw else None}
-    app = AuditMiddleware(routed, Audit(Policy(), facts.append), bool, bool)
+    app = AuditMiddleware(routed, Audit(Policy(), Recorder(facts.append)), bool, bool)
     scope = http_scope(long.upper(), f"/{long}", headers=headers, **path)
     assert asyncio.run(drive(app, scope, Peer())) is None
     [fact] = facts

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tron_audit_otel.event import Source
-from tron_audit_otel.source_ip import RULE_NONE, RULE_PEER, source
+from tron_audit_otel.source_ip import NO_CLAIM, NO_PROXIES, RULE_NONE, RULE_PEER, Claim
 
 NOWHERE = Source(address=None, peer=None, rule=RULE_NONE)
 
@@ -22,13 +22,13 @@ NOWHERE = Source(address=None, peer=None, rule=RULE_NONE)
     ],
 )
 def test_only_the_transport_peer_is_believed(client: object, expected: Source) -> None:
-    assert source(client, is_forwarded=False) == expected
+    assert NO_PROXIES.source(client, NO_CLAIM) == expected
 
 
 def test_a_server_that_reports_no_peer_at_all_breaks_nothing() -> None:
-    assert source(None, is_forwarded=True) == NOWHERE
+    assert NO_PROXIES.source(None, Claim(is_made=True)) == NOWHERE
 
 
 def test_a_forwarding_header_is_not_believed_and_makes_the_address_suspect() -> None:
-    found = source(("192.0.2.7", 1), is_forwarded=True)
+    found = NO_PROXIES.source(("192.0.2.7", 1), Claim(is_made=True))
     assert found == Source("192.0.2.7", "192.0.2.7", RULE_PEER, suspect=True)

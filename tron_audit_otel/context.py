@@ -11,8 +11,7 @@ import logging
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from operator import itemgetter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import (
@@ -37,8 +36,9 @@ from tron_audit_otel.event import (
     error_type,
     record_id,
 )
+from tron_audit_otel.redact import NO_KEY, Redactor
 from tron_audit_otel.run import Run, worked
-from tron_audit_otel.source_ip import FORWARDING_HEADERS, source
+from tron_audit_otel.source_ip import NO_PROXIES, Proxies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -56,7 +56,13 @@ TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of actors' names
 """The original pull request names an API token's actor ``token:`` and the token's name."""
 
 
-_first = itemgetter(0)
+class Recorder(NamedTuple):
+    """What an application's facts become records with."""
+
+    emit: Callable[[Fact], None]
+    """Takes each fact; it neither raises nor waits."""
+    proxies: Proxies = NO_PROXIES
+    redactor: Redactor = NO_KEY
 
 
 class Draft:
@@ -74,22 +80,22 @@ class Draft:
     left = False
     """The application has returned: who still runs, such as a worker task, may act for anybody."""
 
-    def __init__(self, emit: Callable[[Fact], None], context: Context, scope: Scope) -> None:
-        """Begins a draft whose further records, such as a second execution's, go to ``emit``."""
-        self.emit = emit
+    def __init__(self, recorder: Recorder, context: Context, scope: Scope) -> None:
+        """Begins a draft whose further records, such as a second execution's, go the same way."""
+        self.recorder = recorder
         self.context = context
         # As they are now: a middleware may put others in their place.
         self.client: object = scope.get("client")
-        self.is_forwarded = not FORWARDING_HEADERS.isdisjoint(map(_first, scope.get("headers", ())))
+        self.claim = recorder.proxies.claim(scope.get("headers", ()))
 
     @property
     def source(self) -> Source:
         """Where the request came from."""
-        return source(self.client, is_forwarded=self.is_forwarded)
+        return self.recorder.proxies.source(self.client, self.claim)
 
 
 _draft: ContextVar[Draft | None] = ContextVar("tron_audit_otel_draft", default=None)
-_emitters: list[Callable[[Fact], None]] = []
+_recorders: list[Recorder] = []
 
 
 def enter(draft: Draft) -> Token[Draft | None]:
@@ -103,16 +109,16 @@ def leave(draft: Draft, token: Token[Draft | None]) -> None:
     _draft.reset(token)
 
 
-def add_emitter(emit: Callable[[Fact], None]) -> None:
-    """Facts from outside any request go to the emitter that was added last."""
-    if emit not in _emitters:
-        _emitters.append(emit)
+def add_recorder(recorder: Recorder) -> None:
+    """Facts from outside any request go to the recorder that was added last."""
+    if recorder not in _recorders:
+        _recorders.append(recorder)
 
 
-def remove_emitter(emit: Callable[[Fact], None]) -> None:
-    """Undoes :func:`add_emitter`."""
-    if emit in _emitters:
-        _emitters.remove(emit)
+def remove_recorder(recorder: Recorder) -> None:
+    """Undoes :func:`add_recorder`."""
+    if recorder in _recorders:
+        _recorders.remove(recorder)
 
 
 def open_telemetry_context() -> Context:
@@ -216,7 +222,8 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
         command: The arguments, or one string.
         container: The container's name.
     """
-    run = Run(command, container)
+    recorder = _recorder()
+    run = Run(command, container, recorder.redactor if recorder else NO_KEY)
     draft = _draft.get()
     joined = draft if draft is not None and draft.run is None and not draft.closed else None
     if joined is not None:
@@ -260,7 +267,7 @@ def record(
         actor_type: As ``type`` of :func:`set_actor`.
         outcome: ``success``, ``failure`` or ``unknown``.
     """
-    if _emitter() is None:
+    if _recorder() is None:
         return
     _emit(
         name=EventName.EVENT,
@@ -273,10 +280,10 @@ def record(
     )
 
 
-def _emitter() -> Callable[[Fact], None] | None:
+def _recorder() -> Recorder | None:
     """Who takes what is said here: the current request's, else the last application's; None where audit is off."""
     draft = _draft.get()
-    return draft.emit if draft else _emitters[-1] if _emitters else None
+    return draft.recorder if draft else _recorders[-1] if _recorders else None
 
 
 def _emit(  # noqa: PLR0913 - one call for the records that no request makes
@@ -291,14 +298,14 @@ def _emit(  # noqa: PLR0913 - one call for the records that no request makes
     execution: Execution | None = None,
     error_type: str | None = None,
 ) -> None:
-    emit = _emitter()
-    if emit is None:
+    recorder = _recorder()
+    if recorder is None:
         return
     draft = _draft.get()
     within = draft if draft is not None and not draft.left else None
     if actor is None:
         actor = (within.actor or ANONYMOUS) if within else Actor(type=ActorType.SYSTEM)
-    emit(
+    recorder.emit(
         AuditEvent(
             record_id=record_id(),
             name=name,

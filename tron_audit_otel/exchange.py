@@ -52,8 +52,8 @@ class Audit:
 
     rules: policy.Policy
     """Selects the requests, and says what they are."""
-    emit: Callable[[Fact], None]
-    """Takes each event; it neither raises nor waits."""
+    recorder: context.Recorder
+    """Takes what was seen of them."""
     has_error_handler: bool = False
     """The application answers for its unhandled exceptions, and :meth:`HttpExchange.answered` is told how."""
     admit: Callable[[], Callable[[], None] | None] | None = None
@@ -152,7 +152,7 @@ class Exchange:
             if audit.commit is not None and self._waits():
                 self._commit(audit.commit, seen)
             else:
-                draft.emit(seen)
+                draft.recorder.emit(seen)
         self.leave()
 
     def _commit(self, commit: Callable[[Fact], Commitment | None], seen: Seen) -> None:
@@ -225,6 +225,7 @@ class Exchange:
     def _seen(self, outcome: Outcome, error: str | None) -> Seen | None:
         duration_ns = time.perf_counter_ns() - self._began
         scope, draft = self.scope, self.draft
+        redactor = draft.recorder.redactor
         method: str = scope.get("method", "GET")  # a WebSocket's handshake is a GET
         actor, template = self._actor(), route.template(scope, self._root_path)
         rule = self._rule(method, template, actor)
@@ -238,7 +239,8 @@ class Exchange:
             duration_ns,
             draft.context,
             draft.client,
-            draft.is_forwarded,
+            draft.recorder.proxies,
+            draft.claim,
             user_agent and user_agent[:KEPT_MAX],
             method[:KEPT_MAX],
             template,
@@ -253,7 +255,7 @@ class Exchange:
             self._status,
             self._close_code,
             rule,
-            {name: redact.header(name, values) for name in rule.headers if (values := _values(self._headers, name))}
+            {name: redactor.header(name, values) for name in rule.headers if (values := _values(self._headers, name))}
             if rule.headers
             else NO_HEADERS,
             actor,
@@ -279,15 +281,16 @@ class Exchange:
         return state.get(name) if isinstance(state, dict) else getattr(state, name, None)
 
     def _execution(self, rule: policy.Rule) -> Execution | None:
+        redactor = self.draft.recorder.redactor
         if self.draft.run is not None:
             told = self.draft.run.execution
         elif (payload := self._state("audit_exec_payload")) is not None:
-            told = of_original(payload)
+            told = of_original(payload, redactor)
         elif Action.EXEC in (rule.action, self.draft.action):
             told = Execution()
         else:
             return None
-        return of_request(told, self.scope, self._body, rule.command, rule.container)
+        return of_request(told, self.scope, self._body, rule.command, rule.container, redactor)
 
 
 def lost(error: Exception, audit: Audit | None = None) -> None:

@@ -98,7 +98,7 @@ def instrument(
     _applications[app] = _Instrumented(pipeline, _audit(config, rules, pipeline))
     _patch(app)
     _rebuild(app)
-    context.add_emitter(pipeline.emit)
+    context.add_recorder(pipeline.recorder)
 
 
 def is_instrumented(app: FastAPI) -> bool:
@@ -124,7 +124,7 @@ def uninstrument(app: FastAPI) -> None:
     _rebuild(app)
     pipeline = instrumented.pipeline
     if all(other.pipeline is not pipeline for other in _applications.values()):
-        context.remove_emitter(pipeline.emit)
+        context.remove_recorder(pipeline.recorder)
         for config in [config for config, shared in _pipelines.items() if shared is pipeline]:
             del _pipelines[config]
         pipeline.shutdown()
@@ -149,7 +149,7 @@ def _audit(config: AuditConfig, rules: policy.Policy, pipeline: Pipeline) -> Aud
     by_rule = any(rule.commit == "response" for rule in rules.rules)
     return Audit(
         rules,
-        pipeline.emit,
+        pipeline.recorder,
         admit=pipeline.admit if config.on_full_for(config.commit) == "reject" else None,
         commit=pipeline.commit if by_rule or config.commit == "response" else None,
         commits_all=config.commit == "response",

@@ -123,7 +123,7 @@ class AuditMiddleware:
             return
         audit = self.audit
         try:
-            draft = context.Draft(audit.emit, context.open_telemetry_context(), scope)
+            draft = context.Draft(audit.recorder, context.open_telemetry_context(), scope)
             exchange = None if is_excluded(audit.rules, scope) else self._exchange(scope, receive, send, draft)
             is_refused = exchange is not None and not exchange.is_admitted()
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from tron_audit_otel import metrics, transport
+from tron_audit_otel.context import Recorder
 from tron_audit_otel.event import error_type
 from tron_audit_otel.ledger import Counts, Ledger, Stats, total
 from tron_audit_otel.outbox import Outbox
 from tron_audit_otel.receiver import Log
+from tron_audit_otel.redact import Redactor
+from tron_audit_otel.source_ip import Proxies
 from tron_audit_otel.stream import Stream
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ class Pipeline:
             policy: The policy's digest, for the records of its changes.
         """
         self._config = config
+        self.recorder = Recorder(self.emit, Proxies.of(config), Redactor.of(config))
         self._exporter = exporter
         self._provider = logger_provider
         self._policy = policy

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tron_audit_otel.event import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from tron_audit_otel.config import AuditConfig
 
 LINE_CHARACTERS_MAX = 1024
 """For an actor, a resource, a path, a user agent. The longest e-mail address has 254, a usual path under 200."""
@@ -102,3 +104,42 @@ def header(name: str, values: Iterable[str]) -> tuple[str, ...]:
     if name.lower() in SENSITIVE_HEADERS:
         return tuple(MASK for _ in values)
     return tuple(line(value) for value in values)
+
+
+class Redactor:
+    """Makes what may hold secrets safe to keep. Immutable; equal where the key is."""
+
+    def __init__(self, key: str | None = None) -> None:
+        """Takes the key by which a masked secret can be found again; None: it cannot."""
+        self._key = key
+
+    @classmethod
+    def of(cls, config: AuditConfig) -> Self:  # noqa: ARG003
+        """Takes what is configured."""
+        return cls()
+
+    def __eq__(self, other: object) -> bool:
+        """Tells whether both mask alike."""
+        return isinstance(other, Redactor) and self._key == other._key
+
+    def __hash__(self) -> int:
+        """Gives a hash, not the key's."""
+        return hash(type(self))
+
+    def block(self, text: str | bytes, characters_max: int = EXEC_CHARACTERS_MAX) -> Text:
+        """Keeps the head of a text of many lines."""
+        return block(text, characters_max)
+
+    def command(
+        self, arguments: Iterable[str], characters_max: int = EXEC_CHARACTERS_MAX
+    ) -> tuple[tuple[str, ...], bool]:
+        """Keeps as many arguments as fit."""
+        return command(arguments, characters_max)
+
+    def header(self, name: str, values: Iterable[str]) -> tuple[str, ...]:
+        """Gives a header's values as lines, masked."""
+        return header(name, values)
+
+
+NO_KEY = Redactor()
+"""Masks for good."""

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from tron_audit_otel import redact
 from tron_audit_otel.event import Execution, Outcome
+from tron_audit_otel.redact import NO_KEY, Redactor
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -26,9 +27,10 @@ EXEC_ERROR = "exec_error"
 class Run:
     """An execution under way, from the command to its end."""
 
-    def __init__(self, command: object, container: object = None) -> None:
+    def __init__(self, command: object, container: object = None, redactor: Redactor = NO_KEY) -> None:
         """Takes the command now, so that it is kept however the execution ends."""
-        self.execution = complete(Execution(), command, container)
+        self._redactor = redactor
+        self.execution = complete(Execution(), command, container, redactor)
         """As it stands."""
 
     def finish(
@@ -46,7 +48,7 @@ class Run:
             return_code: Its exit code; anything but 0 makes the outcome a failure, whatever the response's status.
         """
         self.execution = self.execution._replace(
-            stdout=_output(stdout), stderr=_output(stderr), exit_code=_exit_code(return_code)
+            stdout=self._output(stdout), stderr=self._output(stderr), exit_code=_exit_code(return_code)
         )
 
     def fail(self, error_type: str, message: object = None) -> None:
@@ -58,11 +60,16 @@ class Run:
         """
         self.execution = self.execution._replace(error_type=_line(error_type), error_message=_line(message))
 
+    def _output(self, value: object) -> Text | None:
+        if value is None:
+            return None
+        return self._redactor.block(value if isinstance(value, str | bytes) else redact.text(value))
 
-def complete(told: Execution, command: object, container: object) -> Execution:
+
+def complete(told: Execution, command: object, container: object, redactor: Redactor = NO_KEY) -> Execution:
     """Adds a command and a container where they are not known yet."""
     if told.command is None and command is not None:
-        kept, truncated = redact.command(_arguments(command))
+        kept, truncated = redactor.command(_arguments(command))
         told = told._replace(command=kept, command_truncated=truncated)
     return told if told.container is not None else told._replace(container=_line(container))
 
@@ -83,10 +90,6 @@ def _line(value: object) -> str | None:
     return None if value is None else redact.line(redact.text(value))
 
 
-def _output(value: object) -> Text | None:
-    return None if value is None else redact.block(value if isinstance(value, str | bytes) else redact.text(value))
-
-
 def _exit_code(value: object) -> int | None:
     """An exit code is 8 bits on POSIX, 32 on Windows, or a negated signal; OTLP carries 64."""
     return int(value) if isinstance(value, int) and abs(value) < 2**63 else None
@@ -101,7 +104,7 @@ def worked(execution: Execution) -> Outcome | None:
     return Outcome.SUCCESS if execution.exit_code == 0 else Outcome.FAILURE
 
 
-def of_original(payload: object) -> Execution:
+def of_original(payload: object, redactor: Redactor = NO_KEY) -> Execution:
     """Reads ``request.state.audit_exec_payload``, as the original pull request sets it.
 
     ``{"request": {"command": […], "container_name": …}, "response": {"stdout": …, "stderr": …, "return_code": …}}``,
@@ -109,15 +112,20 @@ def of_original(payload: object) -> Execution:
     """
     request = _mapping(payload, "request")
     response = _mapping(payload, "response")
-    run = Run(request.get("command"), request.get("container_name"))
+    run = Run(request.get("command"), request.get("container_name"), redactor)
     run.finish(stdout=response.get("stdout"), stderr=response.get("stderr"), return_code=response.get("return_code"))
     if (error := response.get("error")) is not None:
         run.fail(EXEC_ERROR, error)
     return run.execution
 
 
-def of_request(
-    told: Execution, scope: Scope, body: bytearray | None, command_at: Iterable[str], container_at: Iterable[str]
+def of_request(  # noqa: PLR0913, PLR0917 - all that is known of it
+    told: Execution,
+    scope: Scope,
+    body: bytearray | None,
+    command_at: Iterable[str],
+    container_at: Iterable[str],
+    redactor: Redactor = NO_KEY,
 ) -> Execution:
     """Completes what the handler told by what the request says, at the places that a policy rule names.
 
@@ -126,7 +134,7 @@ def of_request(
     if told.command is not None and told.container is not None:
         return told
     places = _places(scope, body)
-    return complete(told, _first(places, command_at), _first(places, container_at))
+    return complete(told, _first(places, command_at), _first(places, container_at), redactor)
 
 
 def _mapping(value: object, key: str) -> dict[str, Any]:

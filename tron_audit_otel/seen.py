@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from tron_audit_otel import policy, redact, resource, route
 from tron_audit_otel.event import Action, AuditEvent, EventName, Outcome, Request
 from tron_audit_otel.run import worked
-from tron_audit_otel.source_ip import source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from tron_audit_otel.event import Actor, Execution, Resource
+    from tron_audit_otel.source_ip import Claim, Proxies
 
 
 class Seen(NamedTuple):
@@ -29,7 +29,8 @@ class Seen(NamedTuple):
     duration_ns: int
     context: Context
     client: object
-    is_forwarded: bool
+    proxies: Proxies
+    claim: Claim
     user_agent: bytes | None
     method: str
     route: str | None
@@ -67,7 +68,7 @@ class Seen(NamedTuple):
             self.resource or self._resource(),
             self.told_outcome or (outcome if outcome is Outcome.FAILURE or worked_out is None else worked_out),
             self.context,
-            source(self.client, is_forwarded=self.is_forwarded),
+            self.proxies.source(self.client, self.claim),
             Request(
                 method,
                 redact.line(self.method) if method == policy.OTHER_METHOD else None,
