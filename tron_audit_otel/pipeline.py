@@ -59,7 +59,8 @@ class Pipeline:
             policy: The policy's digest, for the records of its changes.
         """
         self._config = config
-        self.recorder = Recorder(self.emit, Proxies.of(config), Redactor.of(config))
+        self._proxies = Proxies.of(config)
+        self._redactor = Redactor.of(config)
         self._exporter = exporter
         self._provider = logger_provider
         self._policy = policy
@@ -77,6 +78,11 @@ class Pipeline:
         self.forked()
         _pipelines.add(self)
         metrics.watch(self.seen)
+
+    @property
+    def recorder(self) -> Recorder:
+        """What facts become records with; it holds the pipeline, and not the other way round."""
+        return Recorder(self.emit, self._proxies, self._redactor)
 
     def start(self) -> Stream:
         """Begins the stream, if there is none. The first event would do so, and wait for the resource's detectors."""
