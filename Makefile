@@ -7,18 +7,22 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-with-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test soak bench growth unit lint types format collector constraints clean
+.PHONY: help demo servers test soak bench growth unit lint types format collector lock audit clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml constraints.txt
+# Nothing comes in whose content is not pinned: every package by its hash, no package's build code is run, and what
+# builds this one is among them. The last step may fetch nothing at all.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+$(STAMP): pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name another, such as: make demo PYTHON=python3.13" % sys.version_info[:2])'
 	@echo "set-up      a virtual environment in $(VENV), once"
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@echo "set-up      $$(wc -l < constraints.txt) packages at most, as constraints.txt pins them; about 20 s"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --group dev
+	@echo "set-up      $$(grep -c == requirements/dev.txt) packages at most, each with the hash that requirements/dev.txt pins; about 30 s"
+	@$(PIP) --require-hashes --only-binary :all: --requirement requirements/dev.txt
+	@$(PIP) --no-index --no-build-isolation --editable .
 	@touch $@
 	@echo "set-up      done"
 
@@ -58,9 +62,17 @@ format: $(STAMP) ## format the code
 collector: $(STAMP) ## build the Collector, and print where it is
 	@$(BIN)/python -m collector.build otelcol
 
-constraints: $(STAMP) ## pin the newest versions of everything that development needs
-	@$(BIN)/pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --upgrade --group dev --universal --no-header --no-annotate pyproject.toml -o constraints.txt
+LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--only-binary :all: --no-emit-index-url --no-annotate --no-header
+
+lock: $(STAMP) ## pin what the project needs anew, as pyproject.toml asks (UPGRADE=--upgrade takes the newest of all)
+	@$(LOCK) $(UPGRADE) pyproject.toml --group dev --output-file requirements/dev.txt
+	@$(LOCK) pyproject.toml --group example --constraint requirements/dev.txt --output-file requirements/example.txt
+	@$(LOCK) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
+	@$(LOCK) --group go --output-file requirements/go.txt
+
+audit: $(STAMP) ## ask the public advisories about everything that is pinned here: Python packages and Go modules
+	@$(BIN)/python -m collector.audit $(AUDIT)
 
 clean: ## remove what was set up here; the built servers stay in the user's cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

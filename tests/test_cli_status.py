@@ -217,7 +217,7 @@ def test_a_directory_that_may_not_be_read_is_said(
 
 
 def test_a_journal_without_processes_is_all_well(status: Callable[..., Told], root: Path) -> None:
-    root.mkdir()
+    root.mkdir(0o700)
     code, out, _ = status()
     assert (code, out.splitlines()[-1]) == (0, "All is well: nothing waits.")
 
@@ -381,7 +381,6 @@ def test_a_process_that_has_just_begun_is_not_taken_for_one_that_hangs(
 def test_a_note_that_cannot_be_read_hides_nothing(
     content: bytes, found: Callable[[], tuple[int, Any]], status: Callable[..., Told], root: Path
 ) -> None:
-    root.mkdir()
     name = leave(root, ["r-1"])
     (root / name / "status.json").write_bytes(content)
     code, answer = found()
@@ -413,7 +412,8 @@ def test_dead_letters_and_damage_wait_for_an_operator(
     letters.put("r-1", b"", reason="HTTP 400 (old)", sentence="")
     time.sleep(0.002)  # their times have milliseconds
     letters.put("r-2", b"", reason="HTTP 413 (new)", sentence="")
-    (root / "damaged" / "a-directory").mkdir(parents=True)
+    (root / "damaged").mkdir(0o700)
+    (root / "damaged" / "a-directory").mkdir()
     (root / "damaged" / "x-00000001.segment").write_bytes(b"x" * 3_400_000)
     code, answer = found()
     assert (code, kinds(answer)) == (1, ["dead_letters", "damaged"])
@@ -429,7 +429,7 @@ def test_a_full_disk_is_said_although_no_process_can_say_so(
     found: Callable[[], tuple[int, Any]], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fakes the free space: no disk here is full when asked to be."""
-    root.mkdir()
+    root.mkdir(0o700)
     full = shutil.disk_usage(root)._replace(free=4096)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     code, answer = found()

@@ -19,6 +19,7 @@ ON = {"AUDIT_LOG_ENABLED": "true"}
 SECRET = "s3cret"  # noqa: S105 - the word that must not be found
 OTLP = "OTEL_EXPORTER_OTLP_"
 LOGS = "OTEL_EXPORTER_OTLP_LOGS_"
+PROXY = "AUDIT_LOG_PROXY_"
 
 
 def config(**environ: str) -> AuditConfig:
@@ -73,6 +74,10 @@ VALID = [
     ("AUDIT_LOG_BATCH_RECORDS_MAX", "1", "batch_records_max", 1),
     ("AUDIT_LOG_BATCH_DELAY_MS", "60000", "batch_delay_ms", 60_000),
     ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "0.5", "shutdown_seconds_max", 0.5),
+    ("AUDIT_LOG_TRUSTED_PROXIES", "10.0.0.0/8", "trusted_proxies", ("10.0.0.0/8",)),
+    ("AUDIT_LOG_PROXY_HOPS", "32", "proxy_hops", 32),
+    ("AUDIT_LOG_PROXY_HEADER", "X-Real-IP", "proxy_header", "x-real-ip"),
+    ("AUDIT_LOG_HASH_KEY", "k" * 32, "hash_key", "k" * 32),
     ("OTEL_SERVICE_NAME", "tron", "service_name", "tron"),
     ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b.c = x%20y ,", "resource_attributes", (("a", "1"), ("b.c", "x y"))),
     ("OTEL_RESOURCE_ATTRIBUTES", "teamName=Ops", "resource_attributes", (("teamName", "Ops"),)),
@@ -100,9 +105,16 @@ BOTH = {OTLP + "CLIENT_KEY": str(FILE), OTLP + "CLIENT_CERTIFICATE": str(FILE)}
 """Neither is valid without the other."""
 
 
+def beside(variable: str) -> dict[str, str]:
+    """What a variable is not valid without."""
+    if variable == "AUDIT_LOG_PROXY_HEADER":
+        return {"AUDIT_LOG_TRUSTED_PROXIES": "10.0.0.0/8"}
+    return BOTH if "CLIENT" in variable else {}
+
+
 @pytest.mark.parametrize(("variable", "value", "setting", "expected"), VALID)
 def test_every_variable_is_understood(variable: str, value: str, setting: str, expected: object) -> None:
-    environ = (BOTH if "CLIENT" in variable else {}) | {variable: value}
+    environ = beside(variable) | {variable: value}
     assert getattr(config(**environ), setting) == expected
 
 
@@ -111,6 +123,8 @@ INTEGER = "must be an integer, in"
 NUMBER = "must be a number, in"
 PAIRS = "must be key=value pairs with commas between them, percent-encoded"
 NO_HEADER = "must hold headers' names, and values without control characters"
+NETWORKS = "must be networks such as 10.0.0.0/8, addresses, or unix, with commas between them"
+A_HEADER = "must be one header's name, such as x-forwarded-for, forwarded or x-real-ip"
 URL = "must be a URL such as http://collector:4318"
 
 INVALID = [
@@ -138,6 +152,14 @@ INVALID = [
     ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "nan", "must be less than or equal to 60, not 'nan'"),
     ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "inf", "must be less than or equal to 60, not 'inf'"),
     ("AUDIT_LOG_SHUTDOWN_SECONDS_MAX", "soon", f"{NUMBER} s, not 'soon'"),
+    ("AUDIT_LOG_TRUSTED_PROXIES", "*", f"{NETWORKS}; '*' is none, not '*'"),
+    ("AUDIT_LOG_PROXY_HOPS", "0", "must be greater than or equal to 1, not '0'"),
+    ("AUDIT_LOG_PROXY_HOPS", "33", "must be less than or equal to 32, not '33'"),
+    ("AUDIT_LOG_PROXY_HOPS", "one", f"{INTEGER} proxies, not 'one'"),
+    ("AUDIT_LOG_PROXY_HEADER", "a,b", f"{A_HEADER}, not 'a,b'"),
+    ("AUDIT_LOG_PROXY_HEADER", "x real ip", f"{A_HEADER}, not 'x real ip'"),
+    ("AUDIT_LOG_PROXY_HEADER", "x" * 65, f"{A_HEADER}, not '{'x' * 65}'"),
+    ("AUDIT_LOG_HASH_KEY", SECRET * 5, "must have at least 32 characters"),
     ("OTEL_RESOURCE_ATTRIBUTES", "a", f"{PAIRS}, not 'a'"),
     ("OTEL_RESOURCE_ATTRIBUTES", "a=b;c", f"{PAIRS}, not 'a=b;c'"),
     ("OTEL_SDK_DISABLED", "perhaps", BOOLEAN),
@@ -166,7 +188,7 @@ INVALID = [
 
 @pytest.mark.parametrize(("variable", "value", "message"), INVALID)
 def test_every_mistake_names_the_variable_and_the_value(variable: str, value: str, message: str) -> None:
-    environ = (BOTH if "CLIENT" in variable else {}) | {variable: value}
+    environ = beside(variable) | {variable: value}
     assert str(refusal(**environ)) == f"{variable} {message}"
 
 
@@ -220,6 +242,16 @@ def test_a_valid_configuration_does_not_show_its_headers() -> None:
     assert SECRET not in repr(made) + str(made)
 
 
+def test_the_key_is_shown_to_nobody() -> None:
+    key = SECRET * 6
+    assert SECRET not in repr(config(AUDIT_LOG_HASH_KEY=key)) + str(config(AUDIT_LOG_HASH_KEY=key))
+    assert SECRET not in everything_printed(refusal(AUDIT_LOG_HASH_KEY=key, AUDIT_LOG_BATCH_DELAY_MS="0"))
+    assert SECRET not in everything_printed(refusal(AUDIT_LOG_HASH_KEY=SECRET))
+    with pytest.raises(ValidationError) as caught:
+        AuditConfig(hash_key=SECRET)
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("variable", [OTLP + "ENDPOINT", LOGS + "ENDPOINT"])
 def test_a_password_in_the_endpoint_is_shown_to_nobody(variable: str) -> None:
     try:
@@ -258,6 +290,31 @@ def test_every_setting_is_described_for_the_reference() -> None:
             {LOGS + "CLIENT_CERTIFICATE": str(FILE)},
             f"{OTLP}CLIENT_KEY and {OTLP}CLIENT_CERTIFICATE must be set together",
             id="certificate-without-key",
+        ),
+        pytest.param(
+            {PROXY + "HEADER": "x-forwarded-for"},
+            f"{PROXY}HEADER=x-forwarded-for needs AUDIT_LOG_TRUSTED_PROXIES or {PROXY}HOPS",
+            id="proxies-header-without-proxies",
+        ),
+        pytest.param(
+            {PROXY + "HEADER": "Forwarded"},
+            f"{PROXY}HEADER=forwarded needs AUDIT_LOG_TRUSTED_PROXIES or {PROXY}HOPS",
+            id="rfc-7239-without-proxies",
+        ),
+        pytest.param(
+            {PROXY + "HEADER": "x-real-ip"},
+            f"{PROXY}HEADER=x-real-ip needs AUDIT_LOG_TRUSTED_PROXIES: a client can write it as well",
+            id="one-address-that-anybody-can-write",
+        ),
+        pytest.param(
+            {PROXY + "HEADER": "x-real-ip", PROXY + "HOPS": "1"},
+            f"{PROXY}HOPS=1 counts addresses, and {PROXY}HEADER=x-real-ip has one",
+            id="hops-in-one-address",
+        ),
+        pytest.param(
+            {PROXY + "HEADER": "x-real-ip", PROXY + "HOPS": "2", "AUDIT_LOG_TRUSTED_PROXIES": "10.0.0.0/8"},
+            f"{PROXY}HOPS=2 counts addresses, and {PROXY}HEADER=x-real-ip has one",
+            id="hops-in-one-address-of-trusted-proxies",
         ),
     ],
 )

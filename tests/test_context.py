@@ -305,7 +305,7 @@ def test_wrong_words_are_logged_and_break_nothing(caplog: pytest.LogCaptureFixtu
     assert record["audit.action"] == "OTHER"
     assert record["audit.outcome"] == "success"
     assert record["process.command_args"] == ("5",)
-    assert record["audit.exec.stdout.text"] == "\\xff"
+    assert record["audit.exec.stdout.text"] == "\\udcff"
     assert [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR] == [
         "actor type must be one of user, service, token, system, anonymous; what was given is left out",
         "action must be capital letters, digits and underscores; what was given is recorded as OTHER",

@@ -136,6 +136,21 @@ class TestKibana:
         assert len(searches) > 3
         assert named <= set(FIELDS)
 
+    @pytest.mark.parametrize(
+        ("search", "shown"),
+        [
+            ("tron-audit-doubtful-sources", {"client.address", "audit.network.peer.address", "audit.source_ip.rule"}),
+            (
+                "tron-audit-the-trail-itself",
+                {"audit.policy.sha256", "audit.policy.previous_sha256"}
+                | {f"audit.system.{name}" for name in ("trusted_proxies", "proxy_hops", "proxy_header")},
+            ),
+        ],
+    )
+    def test_a_search_shows_what_an_auditor_must_notice(self, search: str, shown: set[str]) -> None:
+        [found] = [each["attributes"]["columns"] for each in OBJECTS if each["id"] == search]
+        assert shown <= set(found)
+
     def test_the_dashboard_shows_every_search_in_a_place_of_its_own(self) -> None:
         [dashboard] = [each for each in OBJECTS if each["type"] == "dashboard"]
         panels = json.loads(dashboard["attributes"]["panelsJSON"])

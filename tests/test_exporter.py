@@ -11,7 +11,7 @@ from tests.test_encoder import attributes
 from tests.test_log_record import FACT
 from tron_audit_otel.exporter import JournalExporter, JournalProcessor, SequencedExporter, envelope
 from tron_audit_otel.ledger import Counts, Ledger
-from tron_audit_otel.log_record import RECORD_ID, SEQUENCE_NUMBER
+from tron_audit_otel.log_record import RECORD_BYTES_MAX, RECORD_ID, SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,6 +142,24 @@ def test_a_batch_that_is_too_long_for_a_request_is_several() -> None:
     assert len(outbox.requests) > 1
     assert outbox.ids == [f"id-{number}" for number in range(7)]
     assert outbox.numbers == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_record_is_cut_to_a_request_that_is_shorter_than_a_record_may_be() -> None:
+    outbox = Outbox()  # it holds each request against BYTES_MAX
+    [fact] = facts("A")
+    journaling(outbox).export([fact._replace(error_type="x" * 100_000)])
+    assert outbox.numbers == [1]
+    assert outbox.lost == []
+
+
+def test_no_record_takes_more_of_a_request_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.test_exporter.BYTES_MAX", 1 << 20)
+    outbox = Outbox()
+    [fact] = facts("A")
+    journaling(outbox).export([fact._replace(error_type="x" * 100_000, resource=fact.resource._replace(name="y" * 9))])
+    [[record]] = outbox.requests
+    assert sum(pair.ByteSize() for pair in record.values()) <= RECORD_BYTES_MAX
+    assert record["error.type"].string_value.endswith("x…")
 
 
 def test_a_record_that_cannot_be_encoded_is_counted_and_the_rest_committed(caplog: pytest.LogCaptureFixture) -> None:

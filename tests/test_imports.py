@@ -10,11 +10,11 @@ import pytest
 import tron_audit_otel
 
 RANKS = (
-    {"errors"},
-    {"settings"},
-    {"config", "tool_config", "event", "ledger", "frames", "commitment"},
-    {"redact", "disk", "otlp_json", "collector_metrics"},
-    {"source_ip", "resource", "run", "answer", "stream_dir"},
+    {"errors", "messages", "detect_blocks", "detect_tokens", "detect_values", "detect_urls"},
+    {"settings", "networks", "detect_labels", "detect_commands", "detect_headers"},
+    {"config", "tool_config", "event", "ledger", "frames", "commitment", "detect"},
+    {"redact", "disk", "forwarded", "otlp_json", "collector_metrics"},
+    {"bounds", "source_ip", "resource", "run", "answer", "stream_dir"},
     {"context", "policy", "log_record", "route", "journal_dir", "otlp_http", "otlp_grpc"},
     {"policy_file", "seen", "encoder", "journal", "dead_letter", "transport", "archive"},
     {"exchange", "disk_journal", "batch", "receiver"} | {"archive_tail", "siem_looks", "cli_time", "search_http"},
@@ -27,7 +27,7 @@ RANKS = (
     {"instrumentation"},
     {"testing", "cli_text", "cli_stop"},
     {"cli_processes", "cli_siems", "cli_queue", "cli_source"},
-    {"cli_status", "cli_journal", "cli_ship", "cli_replay"},
+    {"cli_status", "cli_journal", "cli_ship", "cli_replay", "cli_mask"},
     {"cli_reconcile"},
     {"cli"},
     {"__init__"},

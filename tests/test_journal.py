@@ -615,7 +615,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     prepared(elsewhere)
     (theirs,) = elsewhere.iterdir()
-    root.mkdir()
+    root.mkdir(0o700)
     (root / "20261124T110946-1234-9f3a6c1e").symlink_to(theirs)
     (root / "20261124T110946-1234-9f3a6c1f").write_text("a file with such a name")
     (root / "lost+found").mkdir()

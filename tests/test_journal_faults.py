@@ -461,6 +461,7 @@ from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.journal_dir import check, swap
 
 if os.getuid() == 0:
+    os.chown(sys.argv[1], 65534, -1)
     os.setuid(65534)  # for root everything may be written in
 create = lambda root: DiskJournal.create(root, bytes_max=1000, fsync=True)
 for refuse in (check, create, lambda root: swap(root, "a", "b")):
@@ -475,7 +476,7 @@ print(adopt(Path(sys.argv[1])))
     journal.append(b"payload", 1)
     crash(journal)
     (root / journal.name).chmod(0)
-    root.chmod(0o555)
+    root.chmod(0o500)
     for parent in (tmp_path, *list(tmp_path.parents)[:2]):
         parent.chmod(0o755)
     try:
@@ -489,6 +490,7 @@ print(adopt(Path(sys.argv[1])))
         ]
         assert complained == f"the journal {root / journal.name} is left as it is: Permission denied\n"
     finally:
+        os.chown(root, os.geteuid(), -1)
         root.chmod(0o700)
         (root / journal.name).chmod(0o700)
     (adopted,) = adopt(root)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -241,3 +242,55 @@ def test_a_misspelt_variable_stops_the_start(capsys: pytest.CaptureFixture[str])
 def test_a_binary_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["--binary", "/nope"], {"AUDIT_COLLECTOR_DATA": str(tmp_path)}) == 2
     assert capsys.readouterr().err == "collector.launch: --binary /nope cannot be run\n"
+
+
+class TestPrivate:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        (tmp_path / "data" / "queue" / "splunk").mkdir(parents=True)
+        (tmp_path / "data" / "archive").mkdir()
+        for path in ("", "archive", "queue", "queue/splunk"):
+            (tmp_path / "data" / path).chmod(0o700)
+        return tmp_path / "data"
+
+    def started(self, data: Path) -> int:
+        return launch.main(["--binary", "/nope"], {"AUDIT_COLLECTOR_DATA": str(data)})
+
+    def test_what_only_we_can_reach_is_taken(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data.chmod(0o755)
+        assert self.started(data) == 2
+        assert capsys.readouterr().err == "collector.launch: --binary /nope cannot be run\n"
+
+    @pytest.mark.parametrize("name", ["archive", "queue", "queue/splunk"])
+    @pytest.mark.parametrize("bits", [0o755, 0o770, 0o701])
+    def test_what_others_can_reach_is_refused(
+        self, bits: int, name: str, data: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (data / name).chmod(bits)
+        assert self.started(data) == 2
+        said = f"{data / name} has mode {bits:04o}, so that others can reach what is in it: chmod go= {data / name}"
+        assert f"AUDIT_COLLECTOR_DATA: {said}" in capsys.readouterr().err
+
+    def test_so_is_a_place_where_others_can_put_another(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data.chmod(0o775)
+        assert self.started(data) == 2
+        assert (
+            f"{data} has mode 0775, so that others can reach what is in it: chmod go-w {data}"
+            in capsys.readouterr().err
+        )
+
+    @pytest.mark.parametrize("name", ["archive", "queue/splunk"])
+    def test_so_is_a_link(self, name: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (data / name).rename(data / "elsewhere")
+        (data / name).symlink_to(data / "elsewhere")
+        assert self.started(data) == 2
+        assert f"{data / name} is a symbolic link, and none is followed" in capsys.readouterr().err
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+    def test_so_is_what_belongs_to_somebody_else(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        os.chown(data / "archive", 65534, -1)
+        assert self.started(data) == 2
+        assert (
+            f"{data / 'archive'} belongs to user 65534, not to 0: chown -R 0 {data / 'archive'}"
+            in capsys.readouterr().err
+        )

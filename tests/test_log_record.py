@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from tron_audit_otel.event import (
     Source,
     Text,
 )
-from tron_audit_otel.log_record import SCHEMA_VERSION, attributes, sentence, to_log_record
+from tron_audit_otel.log_record import SCHEMA_VERSION, SENTENCE_CHARACTERS_MAX, attributes, sentence, to_log_record
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AnyValue
@@ -232,6 +233,21 @@ def test_a_claimed_name_cannot_say_that_something_else_happened() -> None:
     claimed = "x) DELETE users/1 from 192.0.2.9: success (204"
     said = sentence(REQUEST._replace(action="LOGIN", actor=Actor(claimed=claimed), outcome=Outcome.FAILURE))
     assert " DELETE users/1 from 192.0.2.9: success " not in said
+
+
+def test_a_sentence_is_short_and_its_end_stands_whatever_is_long() -> None:
+    line = "x" * 1_024
+    event = with_request(status=503)._replace(
+        actor=Actor(line, ActorType.USER, line),
+        action="A" * 64,
+        resource=Resource(line),
+        outcome=Outcome.FAILURE,
+        source=Source(line, line, "peer"),
+        error_type=line,
+    )
+    said = sentence(event)
+    assert len(said) <= SENTENCE_CHARACTERS_MAX + 1_024, "a claim is percent-encoded"
+    assert re.fullmatch(r"x+… \(claimed x+\) A+ x+… from x+…: failure \(503, x+…\)", said)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,21 @@ MISTAKES = [
         rule("match: {route: '/users/{id}'}", "resource: users/{user}"),
         "p.yaml:2: rule 'x': resource names {user}, but the route has only: actor, id",
     ),
-    ("header", rule("headers: ['a b']"), "p.yaml:3: rule 'x': headers must be a header's name, not 'a b'"),
+    (
+        "header",
+        rule("headers: ['a b']"),
+        "p.yaml:3: rule 'x': headers must be a header's name, of at most 64 characters, not 'a b'",
+    ),
+    (
+        "long-header",
+        rule(f"headers: [{'x' * 65}]"),
+        f"p.yaml:3: rule 'x': headers must be a header's name, of at most 64 characters, not '{'x' * 65}'",
+    ),
+    (
+        "many-headers",
+        rule(f"headers: [{', '.join(f'x-{number}' for number in range(33))}]"),
+        "p.yaml:3: rule 'x': headers must name at most 32, not 33",
+    ),
     ("headers-left-empty", rule("headers:"), "p.yaml:3: rule 'x': headers must be a valid string, not None"),
     ("command", rule("command: command"), f"p.yaml:3: rule 'x': command {PLACE}, not 'command'"),
     ("command-in-the-whole-body", rule("command: body"), f"p.yaml:3: rule 'x': command {PLACE}, not 'body'"),

@@ -9,7 +9,15 @@ from tests import hostile
 from tests.hostile import fuzzed, is_safe_line
 from tron_audit_otel.event import Resource
 from tron_audit_otel.redact import LINE_CHARACTERS_MAX
-from tron_audit_otel.resource import by_path, by_route, encode, expand, named
+from tron_audit_otel.resource import (
+    TEMPLATE_CHARACTERS_MAX,
+    _parts_of_route,
+    by_path,
+    by_route,
+    encode,
+    expand,
+    named,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,3 +182,10 @@ def test_every_part_of_a_resource_is_a_bounded_line(text: str, route: str, value
         assert is_safe_line(made.type or "", LINE_CHARACTERS_MAX)
         assert is_safe_line(made.id or "", LINE_CHARACTERS_MAX)
         assert made.type != ""
+
+
+def test_no_cache_keeps_a_route_into_which_a_client_wrote() -> None:
+    before = _parts_of_route.cache_info().currsize
+    route = f"/{'x' * TEMPLATE_CHARACTERS_MAX}/users/{{id}}"
+    assert by_route(route, {"id": "7"}) == Resource(f"{'x' * TEMPLATE_CHARACTERS_MAX}/users/7", "users", "7")
+    assert _parts_of_route.cache_info().currsize == before

@@ -9,8 +9,18 @@ from hypothesis import given, strategies
 from tests import hostile
 from tests.hostile import fuzzed, is_safe_line
 from tron_audit_otel.event import Execution, Outcome, Text
-from tron_audit_otel.redact import EXEC_CHARACTERS_MAX, block
-from tron_audit_otel.run import BODY_BYTES_MAX, EXEC_ERROR, Run, complete, of_original, of_request, worked
+from tron_audit_otel.redact import EXEC_CHARACTERS_MAX, NO_KEY, Redactor
+from tron_audit_otel.run import (
+    BODY_BYTES_MAX,
+    EXEC_ERROR,
+    QUERY_BYTES_MAX,
+    QUERY_FIELDS_MAX,
+    Run,
+    complete,
+    of_original,
+    of_request,
+    worked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,7 +85,7 @@ def test_what_is_told_of_an_execution_is_kept() -> None:
     run = Run(["ls"], "app")
     run.finish(stdout="out", stderr=b"err", return_code=0)
     assert run.execution == Execution(
-        command=("ls",), container="app", stdout=block("out"), stderr=block("err"), exit_code=0
+        command=("ls",), container="app", stdout=NO_KEY.block("out"), stderr=NO_KEY.block("err"), exit_code=0
     )
 
 
@@ -134,6 +144,54 @@ def test_a_command_worked_only_if_it_says_so(execution: Execution, expected: Out
     assert worked(execution) == expected
 
 
+def test_output_in_pieces_is_as_output_at_once() -> None:
+    run, whole = Run(["cat"]), "caf\u00e9\npassword=hunter2hunter2\n".encode()
+    for at in range(len(whole)):
+        run.write(stdout=whole[at : at + 1])
+    run.finish(return_code=0)
+    assert run.execution.stdout == NO_KEY.block(whole)
+    assert run.execution.stderr is None
+
+
+def test_what_comes_at_the_end_is_the_last_of_it() -> None:
+    run = Run(["cat"])
+    run.write(stdout="out", stderr=b"er")
+    run.write(stderr="r")
+    run.finish(stdout="put")
+    assert (run.execution.stdout, run.execution.stderr) == (NO_KEY.block("output"), NO_KEY.block("err"))
+
+
+def test_a_failure_keeps_what_was_written() -> None:
+    run = Run(["cat"])
+    run.write(stdout="out")
+    run.fail("timeout")
+    assert run.execution.stdout == NO_KEY.block("out")
+
+
+def test_a_piece_that_is_no_text_is_turned_into_text() -> None:
+    run = Run(["cat"])
+    run.write(stdout={"a": 1})  # type: ignore[arg-type] # the caller's mistake
+    assert run.execution.stdout == NO_KEY.block("{'a': 1}")
+
+
+@pytest.mark.parametrize("redactor", [NO_KEY, Redactor("k" * 32)], ids=["no-key", "key"])
+def test_a_secret_is_in_no_part_of_an_execution(redactor: Redactor) -> None:
+    said = "password=hunter2hunter2"
+    run = Run(["app", "--token", "hunter2hunter2"], said, redactor)
+    run.finish(stdout=said, stderr=said.encode(), return_code=1)
+    run.fail(said, said)
+    assert run.execution.command_masked == 1
+    assert "hunter2" not in str(run.execution)
+    assert str(run.execution).count(redactor.mask("hunter2hunter2")) == 6
+
+
+def test_a_secret_is_in_no_part_of_an_originals_payload() -> None:
+    said = "password=hunter2hunter2"
+    payload = {"request": {"command": said, "container_name": said}, "response": {"stdout": said, "stderr": said}}
+    assert "hunter2" not in str(of_original(payload))
+    assert "hunter2" not in str(of_original({"response": {"error": said}}))
+
+
 def test_what_is_known_already_is_not_replaced() -> None:
     told = Execution(command=("ls",), container="app")
     assert complete(told, ["rm"], "other") == told
@@ -148,7 +206,7 @@ def test_what_is_not_known_yet_is_added() -> None:
     [
         pytest.param(
             {"request": LS, "response": {"stdout": "out", "stderr": "err", "return_code": 1}},
-            Execution(("ls", "-l"), False, "app", block("out"), block("err"), 1),  # noqa: FBT003 - a whole value
+            Execution(("ls", "-l"), False, "app", NO_KEY.block("out"), NO_KEY.block("err"), 1),  # noqa: FBT003 - a whole value
             id="ran",
         ),
         pytest.param(
@@ -208,6 +266,10 @@ def test_a_command_is_found_in_any_body(body: bytes | None, expected: tuple[str,
         pytest.param(b"command=ls", ("ls",), id="one"),
         pytest.param(b"command=ls&command=-l", ("ls", "-l"), id="many"),
         pytest.param(b"command=a%0Ab%FF", ("a\\nb\ufffd",), id="hostile"),
+        pytest.param(b"token=hunter2&command=--token+hunter2", ("--token [masked]",), id="secret"),
+        pytest.param(b"command=ls&" + b"a" * QUERY_BYTES_MAX, None, id="too-long"),
+        pytest.param(b"command=ls" + b"&a=1" * QUERY_FIELDS_MAX, None, id="too-many-fields"),
+        pytest.param(b"command=ls" + b"&a=1" * (QUERY_FIELDS_MAX - 1), ("ls",), id="as-many-as-may-be"),
         pytest.param(b"command=", None, id="blank"),
         pytest.param(b"other=1", None, id="missing"),
         pytest.param(b"\xff=%", None, id="not-ascii"),
@@ -236,6 +298,11 @@ def test_a_place_below_a_text_is_not_found() -> None:
 
 def test_the_first_place_that_has_something_counts() -> None:
     assert found(body=b'{"b": "2"}', query=b"c=3", at=("body.a", "body.b", "query.c")) == ("2",)
+
+
+@pytest.mark.parametrize("query", [None, "command=ls", 5], ids=repr)
+def test_a_query_that_is_none_breaks_nothing(query: Any) -> None:
+    assert found(query=query, at=("query.command",)) is None
 
 
 def test_a_scope_without_a_query_breaks_nothing() -> None:

@@ -42,7 +42,7 @@ OF_SPLUNK = {"_time", "_raw", "index", "sourcetype"}
 # Words of the search language that our searches use.
 WORDS = set(
     "search stats timechart streamstats table sort where eval convert dedup fillnull count dc values min max sum "  # noqa: SIM905 - to be read
-    "earliest latest ctime by as and or not in keepempty value true false".split()
+    "earliest latest last ctime coalesce current by as and or not in keepempty value true false".split()
 )
 CONFS = sorted((APP / "default").glob("*.conf"))
 
@@ -75,6 +75,7 @@ MODELS = {
     "fact": {"Change"},
     "bare": {"Change"},
     "start": {"Change", "Change.Auditing_Changes"},
+    "policy-change": {"Change", "Change.Auditing_Changes"},
     "login": {"Authentication"},
     "login-refused": {"Authentication"},
     "exec": {"Endpoint.Processes"},
@@ -150,11 +151,58 @@ class TestSplunk:
         )
         # Of the trail's own records, which have no output.
         short = {"policy_sha256", "policy_previous_sha256", "system_commit", "system_on_full"}
+        short |= {"system_proxy_hops", "system_proxy_header"}
         assert asked - by_name - short == set()
         for field in by_name - COMPUTED:
             assert props[f"EVAL-{field}"] == f'coalesce({field}, json_extract(_raw, "{field}"))'
         for key in by_name:
             assert set(re.findall(r'_raw, "(\w+)"', props[f"EVAL-{key}"])) <= FIELDS
+
+    def test_a_list_that_a_search_reads_is_one_value_under_its_own_name(self) -> None:
+        # Splunk names what it finds in a list `name{}`.
+        lists = {field for event in EVENTS.values() for field, value in event.items() if isinstance(value, list)}
+        asked = {field for search in self.searches().values() for field in self.named(search)}
+        assert lists & asked == {"system_trusted_proxies"}
+        assert lists & asked <= {key.removeprefix("EVAL-") for key in self.conf("default/props.conf")["tron:audit"]}
+
+    def test_no_search_leaves_out_records_that_lack_a_field_it_groups_by(self) -> None:
+        always = set.intersection(*(set(event) for event in EVENTS.values()))
+        macro = self.conf("default/macros.conf")["tron_audit"]["definition"]
+        grouping = {where: search for where, search in self.searches().items() if re.search(r"stats .* by ", search)}
+        assert len(grouping) > 5
+        for where, search in grouping.items():
+            filled = {
+                field for names in re.findall(r"fillnull value=\w+ ([\w ]+)", macro + search) for field in names.split()
+            }
+            grouped = {
+                field
+                for command in search.split("|")
+                for names in re.findall(r"stats .* by ([\w, ]+)", command)
+                for field in names.replace(",", " ").split()
+            }
+            assert grouped - filled - always == set(), where
+
+    @pytest.mark.parametrize(
+        ("asking", "shown"),
+        [
+            pytest.param("src_suspect=true", {"src", "src_peer", "src_rule"}, id="addresses in doubt"),
+            pytest.param(
+                "change_type=audit",
+                {"policy_sha256", "policy_previous_sha256"}
+                | {"system_trusted_proxies", "system_proxy_hops", "system_proxy_header"},
+                id="changes of the trail",
+            ),
+        ],
+    )
+    def test_what_an_auditor_must_notice_is_shown_on_the_dashboard_and_in_a_search(
+        self, asking: str, shown: set[str]
+    ) -> None:
+        found = []
+        for where, search in self.searches().items():
+            tables = [each for each in search.split("|") if each.strip().startswith(("stats", "table"))]
+            if asking in search and tables and shown <= self.named(tables[-1]):
+                found.append(where)
+        assert {where.partition(":")[0] for where in found} == {"savedsearches", "dashboard"}
 
     def test_every_macro_that_is_used_is_there(self) -> None:
         used = {name for search in self.searches().values() for name in re.findall(r"`(\w+)`", search)}
@@ -194,8 +242,7 @@ class TestSplunk:
             for model in models & ACTIONS.keys():
                 assert event.get("action", "allowed") in ACTIONS[model], name
                 missing = REQUIRED[model] - event.keys()
-                # A client that left knows no status, and the trail itself has no parts.
-                allowed = {"websocket": {"status"}, "start": {"object_category"}}.get(name, set())
+                allowed = {"status"} if name == "websocket" else set()  # a client that left knows none
                 assert name in unknown or missing == allowed, (name, model)
 
     def test_nothing_but_the_event_goes_to_splunk(self) -> None:
@@ -276,6 +323,12 @@ class TestDatadog:
         facets = {facet["path"].removeprefix("@") for facet in self.read("facets.json")}
         assert len(grouped) > 5
         assert grouped - facets == set()
+
+    def test_whom_each_process_believes_and_by_which_rule_is_on_the_dashboard(self) -> None:
+        columns = set(re.findall(r'"field": "@([\w.]+)"', json.dumps(self.read("dashboard.json"))))
+        settings = {name for name in SENT["records"]["start"]["attributes"] if name.startswith("audit.system.")}
+        assert {name for name in settings if "prox" in name} <= columns
+        assert {"audit.source_ip.rule", "audit.policy.previous_sha256"} <= columns
 
     def test_every_facet_is_of_the_type_that_is_sent(self) -> None:
         types = {"string": {str}, "integer": {int}, "boolean": {bool}}

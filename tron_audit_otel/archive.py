@@ -18,6 +18,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shlex
 import stat
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -31,8 +32,7 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from tron_audit_otel import otlp_json
-from tron_audit_otel.disk import DIRECTORY, open_file
+from tron_audit_otel import disk, otlp_json
 from tron_audit_otel.errors import ArchiveError
 from tron_audit_otel.log_record import RECORD_ID
 
@@ -52,6 +52,7 @@ LINE_BYTES_MAX = 256 * 2**20
 DAMAGE_LISTED_MAX = 100
 """A file that is nothing but damage may hold millions."""
 
+_WRITABLE = 0o022
 _TOO_LONG = b"too long\n"
 _BUFFER_BYTES = 2**20
 _NANOSECONDS = 10**9
@@ -180,31 +181,27 @@ def record_time_ns(record: LogRecord) -> int:
 
 @contextmanager
 def _directory(path: Path) -> Iterator[int]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | DIRECTORY)
-    except OSError as error:
-        raise ArchiveError(f"archive {path} cannot be read: {error.strerror}") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(disk.opened_directory(path))
+        except OSError as error:
+            raise ArchiveError(f"archive {path} cannot be read: {error.strerror}") from error
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & _WRITABLE:
+            raise ArchiveError(
+                f"archive {path} has mode {mode:04o}, so that others may have written what it holds: see whether they "
+                f"have, then chmod 700 {shlex.quote(str(path))}"
+            )
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _open(directory: Path, name: str, descriptor: int) -> BinaryIO | None:
-    path = directory / name
     try:
-        # Without waiting, should it be a pipe.
-        file = os.fdopen(open_file(name, os.O_RDONLY | os.O_NONBLOCK, descriptor), "rb", buffering=_BUFFER_BYTES)
+        return os.fdopen(disk.open_file(name, os.O_RDONLY, descriptor), "rb", buffering=_BUFFER_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
-        is_link = stat.S_ISLNK(os.lstat(name, dir_fd=descriptor).st_mode)
-        reason = "it is a symbolic link, and none is followed" if is_link else error.strerror
-        raise ArchiveError(f"archive file {path} cannot be read: {reason}") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ArchiveError(f"archive file {path} cannot be read: it is no regular file")
-    return file
+        raise ArchiveError(f"archive file {directory / name} cannot be read: {error.strerror}") from error
 
 
 def _size(name: str, descriptor: int) -> int:

@@ -11,8 +11,8 @@ import re
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from tron_audit_otel import disk
 from tron_audit_otel.archive import CURRENT
-from tron_audit_otel.disk import DIRECTORY, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -83,9 +83,7 @@ def _times(kind: re.Pattern[bytes], content: bytes) -> Sequence[float]:
 def _opened(directory: Path) -> Iterator[_Files | None]:
     with ExitStack() as stack:
         try:
-            descriptor = os.open(directory, os.O_RDONLY | DIRECTORY)
-            stack.callback(os.close, descriptor)
-            files: _Files | None = _Files(descriptor)
+            files: _Files | None = _Files(stack.enter_context(disk.opened_directory(directory)))
         except OSError:
             files = None
         yield files
@@ -114,7 +112,7 @@ class _Files:
         content = b""
         for name, size in self._sizes.items():
             if at < size and len(content) < length:
-                with suppress(OSError), opened(name, os.O_RDONLY | os.O_NONBLOCK, self._directory) as descriptor:
+                with suppress(OSError), disk.opened(name, os.O_RDONLY, self._directory) as descriptor:
                     content += os.pread(descriptor, min(length - len(content), size - at), at)
                 at = size
             at -= size

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
+import logging
 import math
 import os
 import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from tron_audit_otel import cli_journal, cli_reconcile, cli_replay, cli_ship, cli_status, journal_dir, policy_file
-from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, Answer, Progress
+from tron_audit_otel import (
+    cli_journal,
+    cli_mask,
+    cli_reconcile,
+    cli_replay,
+    cli_ship,
+    cli_status,
+    journal_dir,
+    policy_file,
+)
+from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, Answer, Parser, Progress, lines, logged
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.errors import AuditError
-from tron_audit_otel.redact import MASK, line
+from tron_audit_otel.redact import MASK
 from tron_audit_otel.settings import environment, variables
 from tron_audit_otel.stream import DISTRIBUTION
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Mapping, Sequence
 
     Run = Callable[[argparse.Namespace, Mapping[str, str]], Answer]
@@ -41,24 +51,21 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
     options = _parser().parse_args(arguments)
     run: Run = options.run
     try:
-        answer = run(options, environment() if environ is None else environ)
+        with logged(Progress(), logging.getLogger()):
+            answer = run(options, environment() if environ is None else environ)
     except AuditError as error:
-        print(
-            json.dumps({"ok": False, "error": str(error)})
-            if options.json
-            else "\n".join(map(_escaped, f"tron-audit: {error}".split("\n"))),
-            file=sys.stderr,
-        )
+        said = f"tron-audit: {error}".split("\n")
+        print(_json({"ok": False, "error": str(error)}) if options.json else lines(said), file=sys.stderr)
         return EXIT_CONFIG
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    _print(json.dumps(answer.data, default=str) if options.json else "\n".join(map(_escaped, answer.lines)))
+    _print(_json(answer.data) if options.json else lines(answer.lines))
     return answer.code
 
 
-def _escaped(text: str) -> str:
-    """Escapes what would break a line or steer a terminal: records, notes and paths hold what others chose."""
-    return line(text, sys.maxsize)
+def _json(data: Mapping[str, object]) -> str:
+    """Is printable ASCII: JSON escapes all else."""
+    return json.dumps(data, default=str)
 
 
 def _print(text: str) -> None:
@@ -68,8 +75,8 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="tron-audit",
         description="Tools for the audit trail of FastAPI applications.",
         epilog="Exit codes: 0 all is well; 1 there is something to do; 2 a setting must be mended, or the journal "
@@ -126,6 +133,18 @@ def _parser() -> argparse.ArgumentParser:
             "a setting must be mended, the archive cannot be read or the SIEM does not answer; 130 after Ctrl-C.",
         )
     )
+    cli_mask.add(
+        _add(
+            commands,
+            "mask",
+            lambda options, environ: cli_mask.run(options, _config(environ)),
+            "show what a record would show of a text; give the mask under which a secret is found",
+            "Reads standard input, at most 1 MiB, and prints it without the secrets that the library would mask in a "
+            "record. With --secret it takes all of it as one secret, and prints the mask that stands for it in records "
+            "made with the same AUDIT_LOG_HASH_KEY: a search for it finds each place where that secret was used. "
+            "Exit code 2 when there is too much to read, or no key for --secret.",
+        )
+    )
     journal = commands.add_parser(
         "journal",
         help="look into the journal on disk, ship it by hand, see what was refused",
@@ -135,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_journal(commands: argparse._SubParsersAction[Parser]) -> None:
     _add(
         commands,
         "list",
@@ -178,9 +197,7 @@ def _add_journal(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: Run, summary: str, description: str
-) -> argparse.ArgumentParser:
+def _add(commands: argparse._SubParsersAction[Parser], name: str, run: Run, summary: str, description: str) -> Parser:
     command = commands.add_parser(name, help=summary, description=description)
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.set_defaults(run=run)
@@ -221,7 +238,7 @@ def _check(environ: Mapping[str, str]) -> Answer:
     data: dict[str, object] = {"ok": True, "enabled": enabled, "settings": settings, "rules": [*names]}
     width = max(map(len, settings))
     where = config.journal_path if config.journal == "disk" else "memory"
-    lines = [
+    told = [
         f"{name:{width}}  {_shown(value)}{'' if environ.get(name, '').strip() else '  (default)'}"
         for name, value in settings.items()
     ]
@@ -229,7 +246,7 @@ def _check(environ: Mapping[str, str]) -> Answer:
         names.append(f"{'then' if names else 'only'} the default rules")
     route = f"Records go to {where}, and from there to {config.endpoint}"
     end = route if enabled else "Audit is off: AUDIT_LOG_ENABLED is not true."
-    return Answer(EXIT_OK, data, [*lines, "", f"Policy: {', '.join(names)}", end])
+    return Answer(EXIT_OK, data, [*told, "", f"Policy: {', '.join(names)}", end])
 
 
 def _settings(config: AuditConfig, environ: Mapping[str, str]) -> dict[str, object]:
@@ -252,7 +269,7 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(f"{key}={item}" for key, item in value) or "-"
+        return ",".join(item if isinstance(item, str) else "=".join(item) for item in value) or "-"
     return "-" if value is None else str(value)
 
 

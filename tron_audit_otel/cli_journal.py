@@ -14,12 +14,20 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from tron_audit_otel import transport
 from tron_audit_otel.answer import Fate
-from tron_audit_otel.cli_text import EXIT_OK, EXIT_WORK, Answer, count, journal_root, nothing_yet, on_disk, size
+from tron_audit_otel.cli_text import (
+    EXIT_OK,
+    EXIT_WORK,
+    Answer,
+    count,
+    journal_root,
+    nothing_yet,
+    on_disk,
+    printable,
+    size,
+)
 from tron_audit_otel.dead_letter import DeadLetters
 from tron_audit_otel.errors import ConfigError, JournalError
-from tron_audit_otel.journal_dir import inspect
-from tron_audit_otel.outbox import DEAD_LETTERS
-from tron_audit_otel.redact import line
+from tron_audit_otel.journal_dir import DEAD_LETTERS, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +36,9 @@ if TYPE_CHECKING:
     from tron_audit_otel.answer import Transport
     from tron_audit_otel.config import AuditConfig
     from tron_audit_otel.dead_letter import Letter
+
+ID_CHARACTERS_MAX = 200
+"""As many are shown of an id; ours have 36."""
 
 
 def listed(config: AuditConfig) -> Answer:
@@ -85,7 +96,7 @@ def show(config: AuditConfig, record_id: str) -> Answer:
     """
     letters = _letters(config)
     # An id may hold anything; what the list shows of it is what can be typed.
-    found = next((letter.id for letter in letters.letters() if record_id in (letter.id, line(letter.id))), None)
+    found = next((letter.id for letter in letters.letters() if record_id in (letter.id, _shown(letter.id))), None)
     if found is None:
         raise ConfigError(
             f"there is no dead letter {record_id!r}; `tron-audit journal dead-letters` lists what there is"
@@ -150,6 +161,10 @@ def _letters(config: AuditConfig) -> DeadLetters:
     return DeadLetters(journal_root(config) / DEAD_LETTERS)
 
 
+def _shown(record_id: str) -> str:
+    return printable(record_id, ID_CHARACTERS_MAX)
+
+
 def _answer(letters: Sequence[Letter], data: dict[str, object], lines: list[str]) -> Answer:
     listed = [
         {
@@ -163,5 +178,5 @@ def _answer(letters: Sequence[Letter], data: dict[str, object], lines: list[str]
     ]
     lines = [*lines, f"{count(len(letters), 'dead letter')}."]
     for letter in letters:
-        lines += ["", f"{line(letter.id)}  {letter.at}", f"  {letter.reason}", f"  {letter.sentence}"]
+        lines += ["", f"{_shown(letter.id)}  {letter.at}", f"  {letter.reason}", f"  {letter.sentence}"]
     return Answer(EXIT_WORK if letters else EXIT_OK, {"ok": not letters, **data, "dead_letters": listed}, lines)

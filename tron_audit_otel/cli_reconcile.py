@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tron_audit_otel import archive, cli_replay, cli_time, collector_metrics, reconcile, search, siem_looks
 from tron_audit_otel.cli_queue import required
 from tron_audit_otel.cli_stop import EXIT_SIGNAL
-from tron_audit_otel.cli_text import EXIT_OK, EXIT_WORK, Answer, Progress, ProgressHandler, count, duration
+from tron_audit_otel.cli_text import EXIT_OK, EXIT_WORK, Answer, Progress, count, duration, logged
 from tron_audit_otel.errors import AuditError, CollectorError, ConfigError, SearchError
 from tron_audit_otel.tool_config import ToolConfig, metrics_url
 
@@ -117,13 +117,10 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> Answer:
         search=search.make(kind, options.siem, tools),
         metrics=metrics,
     )
-    handler = ProgressHandler(run.progress)
-    logger = logging.getLogger("tron_audit_otel")
-    logger.addHandler(handler)
     try:
-        return run.run()
+        with logged(run.progress, logging.getLogger("tron_audit_otel")):
+            return run.run()
     finally:
-        logger.removeHandler(handler)
         run.progress.end()
 
 

@@ -12,10 +12,10 @@ from tron_audit_otel.cli_text import (
     EXIT_OK,
     EXIT_WORK,
     Answer,
-    ProgressHandler,
     count,
     duration,
     journal_root,
+    logged,
     nothing_yet,
 )
 from tron_audit_otel.journal_dir import inspect
@@ -73,12 +73,9 @@ class _Outcome:
 
 def _run(config: AuditConfig, root: Path, orphans: set[str], progress: Progress, seconds_max: float | None) -> _Outcome:
     pipeline = Pipeline(config)
-    handler = ProgressHandler(progress)
-    logger = logging.getLogger("tron_audit_otel")
-    logger.addHandler(handler)
     began_s = time.monotonic()
     try:
-        with stopped() as stop:
+        with logged(progress, logging.getLogger("tron_audit_otel")), stopped() as stop:
             try:
                 pipeline.start()
                 _wait(pipeline, _Watch(root, orphans), stop, progress, seconds_max)
@@ -87,7 +84,6 @@ def _run(config: AuditConfig, root: Path, orphans: set[str], progress: Progress,
                 pipeline.shutdown()
     finally:
         progress.end()
-        logger.removeHandler(handler)
     return _Outcome(pipeline.stats(), obstacle, stop.signal, time.monotonic() - began_s)
 
 

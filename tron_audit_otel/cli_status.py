@@ -26,10 +26,10 @@ from tron_audit_otel.cli_text import (
 )
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.dead_letter import DeadLetters
-from tron_audit_otel.disk import refusal
+from tron_audit_otel.disk import opened_directory, refusal
 from tron_audit_otel.errors import AuditError
+from tron_audit_otel.journal_dir import DEAD_LETTERS, exposures
 from tron_audit_otel.ledger import Counts
-from tron_audit_otel.outbox import DEAD_LETTERS
 from tron_audit_otel.stream_dir import DAMAGED
 
 if TYPE_CHECKING:
@@ -127,7 +127,12 @@ def journals(config: AuditConfig) -> Journal:
         found = {key: value for key, value in answer.data.items() if key != "ok"}
         return Journal(answer.code, found, answer.lines, [], "")
     seen = _Seen(
-        root, look(root), DeadLetters(root / DEAD_LETTERS).letters(), _damaged(root), shutil.disk_usage(root).free
+        root,
+        look(root),
+        DeadLetters(root / DEAD_LETTERS).letters(),
+        _damaged(root),
+        shutil.disk_usage(root).free,
+        list(exposures(root)),
     )
     data: dict[str, object] = {
         "journal_dir": str(root),
@@ -149,6 +154,8 @@ class _Seen:
     damaged: Sequence[int]
     """Bytes of each segment that was set aside."""
     free_bytes: int
+    exposed: Sequence[str]
+    """What is open to others, each with what mends it."""
 
 
 def _newest(letters: Sequence[Letter]) -> str | None:
@@ -157,7 +164,7 @@ def _newest(letters: Sequence[Letter]) -> str | None:
 
 def _damaged(root: Path) -> list[int]:
     try:
-        with os.scandir(root / DAMAGED) as entries:
+        with opened_directory(root / DAMAGED) as damaged, os.scandir(damaged) as entries:
             return [
                 entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file(follow_symlinks=False)
             ]
@@ -177,6 +184,8 @@ def _problems(seen: _Seen) -> Iterator[tuple[str, str]]:
             yield from _problems_of(process)
     if seen.free_bytes < DISK_FREE_BYTES_MIN:
         yield "disk_full", f"The disk of {seen.root} is full: {size(seen.free_bytes)} free. Make room."
+    for exposed in seen.exposed:
+        yield "exposed", f"{exposed}. Without it no process starts anew."
     left = sum(process.journal.records for process in seen.processes if process.standing == "gone")
     if left and not any(process.is_up for process in seen.processes):
         wanted = "Start the application, or run `tron-audit journal ship`."

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from pydantic import ByteSize
 
+from tron_audit_otel import redact
 from tron_audit_otel.disk import refusal
 from tron_audit_otel.errors import ConfigError
-from tron_audit_otel.redact import line
+from tron_audit_otel.redact import CUT, LINE_CHARACTERS_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from tron_audit_otel.config import AuditConfig
@@ -67,16 +71,27 @@ def nothing_yet(root: Path) -> Answer | None:
         JournalError: It cannot be told.
     """
     try:
-        root.stat()
+        root.lstat()
     except FileNotFoundError:
-        lines = [
+        told = [
             f"No process has written a record yet: {root} does not exist.",
             "If one should have: run this as the application's user, with its environment.",
         ]
-        return Answer(EXIT_OK, {"ok": True, "journal_dir": str(root), "exists": False}, lines)
+        return Answer(EXIT_OK, {"ok": True, "journal_dir": str(root), "exists": False}, told)
     except OSError as error:
         raise refusal(f"AUDIT_LOG_JOURNAL_DIR: {root} cannot be read", error) from error
     return None
+
+
+def printable(text: str, characters_max: int = sys.maxsize) -> str:
+    """Gives text as a terminal may show it: records, answers, names and paths hold what others chose."""
+    text = redact.printable(text)
+    return text if len(text) <= characters_max else text[: characters_max - len(CUT)] + CUT
+
+
+def lines(texts: Iterable[str]) -> str:
+    """Puts lines together, none of which can look like two."""
+    return "\n".join(map(printable, texts))
 
 
 class Progress:
@@ -91,15 +106,15 @@ class Progress:
     def show(self, text: str) -> None:
         """Says how it stands."""
         if self._columns:
-            self._write(f"\r{line(text, self._columns - 1):{self._columns - 1}}")
+            self._write(f"\r{printable(text, self._columns - 1):{self._columns - 1}}")
         elif time.monotonic() >= self._due_s:
             self._due_s = time.monotonic() + PROGRESS_SECONDS
-            self._write(f"{line(text)}\n")
+            self._write(f"{printable(text, LINE_CHARACTERS_MAX)}\n")
 
     def say(self, text: str) -> None:
         """Says something that stays."""
         self.end()
-        self._write(f"{line(text)}\n")
+        self._write(f"{printable(text, LINE_CHARACTERS_MAX)}\n")
 
     def end(self) -> None:
         """Leaves no half line behind."""
@@ -112,7 +127,7 @@ class Progress:
 
 
 class ProgressHandler(logging.Handler):
-    """Puts what the library logs between the lines of progress."""
+    """Puts what is logged between the lines of progress."""
 
     def __init__(self, progress: Progress) -> None:
         """Takes warnings and errors."""
@@ -122,6 +137,27 @@ class ProgressHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Says it."""
         self._progress.say(f"tron-audit: {record.getMessage()}")
+
+
+@contextmanager
+def logged(progress: Progress, logger: logging.Logger) -> Iterator[None]:
+    """Says what is logged there for as long as the block lasts, by us or others: urllib3 logs what servers answer."""
+    handler = ProgressHandler(progress)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments, which may have been pasted from anywhere, in printable lines."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Ends the program."""
+        super().exit(status, message and f"{lines(message.rstrip().split(chr(10)))}\n")
 
 
 def _columns(stream: TextIO) -> int:

@@ -57,6 +57,7 @@ class _OnAsyncio:
                 await waiting
             finally:
                 timer.cancel()
+                self._waiting.remove(waiting)
         return self.kept
 
 

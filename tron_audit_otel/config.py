@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from platformdirs import user_state_path
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from tron_audit_otel import networks
 from tron_audit_otel.errors import ConfigError
 from tron_audit_otel.settings import DirectoryPath, Env, FilePath, Settings, env, environment, set_variables, variables
 
@@ -87,6 +88,26 @@ def _headers(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     if not all(_TOKEN.fullmatch(name) and not _CONTROL.search(value) for name, value in pairs):
         raise ValueError("must hold headers' names, and values without control characters")
     return tuple((name.lower(), value) for name, value in pairs)
+
+
+HEADER_CHARACTERS_MAX = 64
+HASH_KEY_CHARACTERS_MIN = 32
+"""128 bits, if they are hexadecimal digits."""
+
+_APPENDED = ("x-forwarded-for", "forwarded")
+"""The headers with a list in them; any other has one address."""
+
+
+def _header_name(value: str) -> str:
+    if not _TOKEN.fullmatch(value) or len(value) > HEADER_CHARACTERS_MAX:
+        raise ValueError("must be one header's name, such as x-forwarded-for, forwarded or x-real-ip")
+    return value.lower()
+
+
+def _hash_key(value: str | None) -> str | None:
+    if value is not None and len(value) < HASH_KEY_CHARACTERS_MIN:
+        raise ValueError(f"must have at least {HASH_KEY_CHARACTERS_MIN} characters")
+    return value
 
 
 _Pairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
@@ -178,6 +199,31 @@ class AuditConfig(Settings):
         description="The longest wait between two attempts to deliver; the first is 0.1 s. What a receiver asks for by "
         "Retry-After comes on top, up to an hour. There is no last attempt.",
     )
+    trusted_proxies: Annotated[
+        tuple[str, ...], BeforeValidator(networks.parse), env("AUDIT_LOG_TRUSTED_PROXIES", unit="network,…")
+    ] = Field(
+        default=(),
+        description="The proxies before the application, such as `10.0.0.0/8,2001:db8::1`; `unix`, for those that "
+        "connect through a Unix socket. The client is the first address from the right that is none of theirs.",
+    )
+    proxy_hops: Annotated[int | None, env("AUDIT_LOG_PROXY_HOPS", unit="proxies")] = Field(
+        default=None,
+        ge=1,
+        le=32,
+        description="How many proxies stand one behind the other; the client is the address that many places from the "
+        "right. Without AUDIT_LOG_TRUSTED_PROXIES only where nothing else can reach the application.",
+    )
+    proxy_header: Annotated[str, AfterValidator(_header_name), env("AUDIT_LOG_PROXY_HEADER")] = Field(
+        default="x-forwarded-for",
+        description="The one header that the proxies write: `x-forwarded-for`, `forwarded` (RFC 7239), or one with a "
+        "single address, such as `x-real-ip`.",
+    )
+    hash_key: Annotated[str | None, AfterValidator(_hash_key), env("AUDIT_LOG_HASH_KEY", secret=True)] = Field(
+        default=None,
+        repr=False,
+        description="Key (HMAC-SHA-256), of at least 32 characters, by which a masked secret can be found again; "
+        "without it masks all look alike.",
+    )
     service_name: Annotated[str | None, env("OTEL_SERVICE_NAME")] = Field(
         default=None, description="The service's name in every record (`service.name`)."
     )
@@ -234,11 +280,22 @@ class AuditConfig(Settings):
             raise ValueError(
                 f"OTEL_RESOURCE_ATTRIBUTES must not hold {REPLAY_TO}: the Collector would archive no record"
             )
+        self._agree_on_proxies()
         if (self.otlp_client_key is None) != (self.otlp_client_certificate is None):
             raise ValueError(
                 "OTEL_EXPORTER_OTLP_CLIENT_KEY and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE must be set together"
             )
         return self
+
+    def _agree_on_proxies(self) -> None:
+        header = f"AUDIT_LOG_PROXY_HEADER={self.proxy_header}"
+        if self.proxy_header not in _APPENDED:
+            if self.proxy_hops is not None:
+                raise ValueError(f"AUDIT_LOG_PROXY_HOPS={self.proxy_hops} counts addresses, and {header} has one")
+            if not self.trusted_proxies:
+                raise ValueError(f"{header} needs AUDIT_LOG_TRUSTED_PROXIES: a client can write it as well")
+        if "proxy_header" in self.model_fields_set and not self.trusted_proxies and self.proxy_hops is None:
+            raise ValueError(f"{header} needs AUDIT_LOG_TRUSTED_PROXIES or AUDIT_LOG_PROXY_HOPS")
 
     def on_full_for(self, commit: str) -> str:
         """What happens to a request whose record cannot be written: ``drop`` or ``reject``."""

@@ -11,6 +11,7 @@ import logging
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from opentelemetry import context as otel_context
@@ -56,6 +57,9 @@ TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of actors' names
 """The original pull request names an API token's actor ``token:`` and the token's name."""
 
 
+ACTORS_CACHED_MAX = 1024
+
+
 class Recorder(NamedTuple):
     """What an application's facts become records with."""
 
@@ -85,13 +89,23 @@ class Draft:
         self.recorder = recorder
         self.context = context
         # As they are now: a middleware may put others in their place.
-        self.client: object = scope.get("client")
+        self.client: object = _bounded(scope.get("client"))
         self.claim = recorder.proxies.claim(scope.get("headers", ()))
 
     @property
     def source(self) -> Source:
         """Where the request came from."""
         return self.recorder.proxies.source(self.client, self.claim)
+
+
+def _bounded(client: object) -> object:
+    """A server that believes forwarding headers gives whatever stands there as the host: it waits in memory."""
+    if not (isinstance(client, tuple | list) and type(client) in {tuple, list} and client):
+        return client
+    host = client[0]
+    if type(host) is not str or len(host) <= redact.LINE_CHARACTERS_MAX:
+        return client
+    return (host[: redact.LINE_CHARACTERS_MAX + 1], *client[1:2])
 
 
 _draft: ContextVar[Draft | None] = ContextVar("tron_audit_otel_draft", default=None)
@@ -106,7 +120,10 @@ def enter(draft: Draft) -> Token[Draft | None]:
 def leave(draft: Draft, token: Token[Draft | None]) -> None:
     """Ends what :func:`enter` began."""
     draft.left = True
-    _draft.reset(token)
+    try:
+        _draft.reset(token)
+    except ValueError:  # a coroutine that is closed from outside ends in the context of whoever closes it
+        return
 
 
 def add_recorder(recorder: Recorder) -> None:
@@ -144,6 +161,13 @@ def make_actor(id: object, type: object = None) -> Actor:  # noqa: A002 - the at
     name = redact.line(redact.text(id))
     by_name = ActorType.TOKEN if name.startswith(TOKEN_PREFIX) else ActorType.USER
     return Actor(name, by_name if type is None else _member(ActorType, type, "actor type") or by_name)
+
+
+@lru_cache(ACTORS_CACHED_MAX)
+def without_tokens(actor: Actor, redactor: Redactor) -> Actor:
+    """Masks what only its form tells to be a token: people paste one where a name is asked for."""
+    name, claimed = (text and redactor.tokens(text) for text in (actor.id, actor.claimed))
+    return actor._replace(id=name, claimed=claimed)
 
 
 _Member = TypeVar("_Member", bound="StrEnum")
@@ -223,7 +247,10 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
         container: The container's name.
     """
     recorder = _recorder()
-    run = Run(command, container, recorder.redactor if recorder else NO_KEY)
+    try:
+        run = Run(command, container, recorder.redactor if recorder else NO_KEY)
+    except Exception as broken:  # noqa: BLE001 - an application's objects may do anything
+        run = Run(f"<{error_type(broken)} while the command was read>")
     draft = _draft.get()
     joined = draft if draft is not None and draft.run is None and not draft.closed else None
     if joined is not None:
@@ -242,7 +269,9 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
                 began_ns=began_ns,
                 duration_ns=time.perf_counter_ns() - began,
                 action=Action.EXEC,
-                resource=resources.named(f"containers/{done.container}" if done.container else "containers"),
+                resource=resources.expand("containers/{container}", {"container": done.container})
+                if done.container
+                else resources.named("containers"),
                 outcome=worked(done) or Outcome.UNKNOWN,
                 execution=done,
                 error_type=done.error_type,
@@ -311,9 +340,9 @@ def _emit(  # noqa: PLR0913 - one call for the records that no request makes
             name=name,
             began_ns=began_ns,
             duration_ns=duration_ns,
-            actor=actor,
+            actor=without_tokens(actor, recorder.redactor),
             action=action,
-            resource=resource,
+            resource=resources.without_tokens(resource, recorder.redactor),
             outcome=outcome,
             context=draft.context if draft else open_telemetry_context(),
             source=within.source if within else None,

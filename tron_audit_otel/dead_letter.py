@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.disk import refusal
+from tron_audit_otel import disk
+from tron_audit_otel.disk import DIRECTORY, make_directory, open_file, opened, refusal
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.redact import line
 
@@ -123,21 +124,18 @@ class DeadLetters:
             raise refusal(f"cannot {what} in {self._directory}", error) from error
 
     def _make(self) -> None:
-        try:
-            self._directory.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            return
-        self._directory.chmod(0o700)  # mkdir heeds the umask, whatever that is
-        _fsync(self._directory.parent)
+        make_directory(self._directory)
+        with disk.opened_directory(self._directory.parent) as parent:
+            os.fsync(parent)
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
-        """Opens the directory, which must be none that a link leads to; what is done by it stays within."""
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        """Opens the directory, below one that no link leads to either; what is done by it stays within."""
+        with (
+            disk.opened_directory(self._directory.parent) as parent,
+            opened(self._directory.name, os.O_RDONLY | DIRECTORY, parent) as directory,
+        ):
             yield directory
-        finally:
-            os.close(directory)
 
     def _sweep(self, directory: int) -> None:
         """Once a process, removes what killed ones left half-written."""
@@ -168,14 +166,6 @@ def _iso(epoch_s: float) -> str:
     return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds")
 
 
-def _fsync(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def _names(directory: int) -> list[str]:
     return os.listdir(directory)
 
@@ -183,10 +173,8 @@ def _names(directory: int) -> list[str]:
 def _write(directory: int, name: str, data: bytes) -> None:
     """Writes a file at once: under its name there is all of it, or what was there before."""
     temporary = f".{name.removesuffix(SUFFIX)}.{secrets.token_hex(8)}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
+        with os.fdopen(open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, directory), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -226,12 +214,9 @@ def _changed(directory: int, name: str) -> str:
 
 
 def _read(directory: int, name: str) -> Letter:
-    # Without O_NONBLOCK, opening a pipe would wait for somebody to write.
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    with os.fdopen(descriptor, "rb") as file:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode) or state.st_size > FILE_BYTES_MAX:
-            raise ValueError(f"it is no file, or has more than {FILE_BYTES_MAX} bytes")
+    with os.fdopen(open_file(name, os.O_RDONLY, directory), "rb") as file:
+        if os.fstat(file.fileno()).st_size > FILE_BYTES_MAX:
+            raise ValueError(f"it has more than {FILE_BYTES_MAX} bytes")
         try:
             fields = json.loads(file.read(FILE_BYTES_MAX))
         except RecursionError:

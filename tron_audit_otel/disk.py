@@ -1,9 +1,16 @@
-"""Small things done with files, relative to a directory's descriptor; none of them follows a symbolic link."""
+"""Small things done with files and directories that are for us alone; none of them follows a symbolic link.
+
+Whatever is done in a directory is done by its descriptor, so that nobody can put another in its place meanwhile. What
+leads to a directory is its operator's to guard, and may have links in it. Hard links are not looked for: only who may
+write in a directory can make one there, and that is us.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import shlex
+import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -12,11 +19,16 @@ from tron_audit_otel.frames import NUMBER_BYTES, unpack_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)  # Windows has neither, and no journal on disk
 NEW = ".new"
 """At the end of a file's name until it takes another's place; a kill leaves it so."""
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+"""Without it, opening a pipe waits for its other end; to a file it makes no difference."""
+_OTHERS = 0o077
+_IS_LINK = "it is a symbolic link, and none is followed"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -26,11 +38,78 @@ def refusal(doing: str, error: OSError) -> JournalError:
 
 
 def open_file(name: str, flags: int, directory: int) -> int:
-    """Opens a file, and no symbolic link; one that is made has mode 0600, whatever the umask."""
-    descriptor = os.open(name, flags | _NOFOLLOW, 0o600, dir_fd=directory)
-    if flags & os.O_CREAT:
-        os.fchmod(descriptor, 0o600)
+    """Opens a file or a directory, and nothing else; a file that is made has mode 0600, whatever the umask."""
+    try:
+        descriptor = os.open(name, flags | _NOFOLLOW | _NONBLOCK, 0o600, dir_fd=directory)
+    except OSError as error:
+        raise _said(error, name, directory) from None
+    try:
+        if not flags & DIRECTORY and not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")  # noqa: TRY301 - it is closed below
+        if flags & os.O_CREAT:
+            os.fchmod(descriptor, 0o600)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
+
+
+def open_directory(path: Path) -> int:
+    """Opens a directory; its own name may be no symbolic link."""
+    try:
+        return os.open(path, os.O_RDONLY | DIRECTORY | _NOFOLLOW)
+    except OSError as error:
+        raise _said(error, path) from None
+
+
+@contextmanager
+def opened_directory(path: Path) -> Iterator[int]:
+    """Opens a directory for as long as the block lasts."""
+    descriptor = open_directory(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _said(error: OSError, name: str | Path, directory: int | None = None) -> OSError:
+    """Gives it in words that help: of a link the system says that it is no directory, or that there are too many."""
+    with suppress(OSError):
+        state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISLNK(state.st_mode):
+            return OSError(errno.ELOOP, _IS_LINK)
+        if error.errno == errno.ENXIO:  # of a pipe that nobody reads: the device is not configured
+            return OSError(errno.EINVAL, "it is no regular file")
+    return error
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory, and what is missing above it, all of mode 0700, whatever the umask."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with suppress(FileExistsError):  # another process is as fast; or it is none, and opening it will tell
+        path.mkdir(mode=0o700)
+        path.chmod(0o700)
+
+
+def exposure(directory: int, path: Path) -> str | None:
+    """Says how far a directory is open to others, and the command that mends it; None: to its owner alone."""
+    mode = stat.S_IMODE(os.fstat(directory).st_mode)
+    if not mode & _OTHERS:
+        return None
+    return f"{path} has mode {mode:04o}, and is to be for its owner alone: chmod 700 {shlex.quote(str(path))}"
+
+
+def strangeness(directory: int, path: Path) -> str | None:
+    """Says that a directory is not ours, and what to do; None: it is."""
+    owner, user = os.fstat(directory).st_uid, os.geteuid()
+    if owner == user:
+        return None
+    return (
+        f"{path} belongs to user {owner}, and this is user {user}: run it as that user, or chown {user} "
+        f"{shlex.quote(str(path))}, or name a directory below it, which is then made"
+    )
 
 
 @contextmanager

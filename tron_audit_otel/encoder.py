@@ -19,14 +19,15 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.trace import get_current_span
 
 from tron_audit_otel import log_record
+from tron_audit_otel.bounds import FIXED_BYTES
 from tron_audit_otel.log_record import (
     DURATION,
     PATH,
+    RECORD_BYTES_MAX,
     RECORD_ID,
     RESOURCE,
     SEQUENCE_NUMBER,
     TARGET_ID,
-    TRUNCATED,
     Kind,
     sentence,
 )
@@ -41,55 +42,84 @@ if TYPE_CHECKING:
 FRAGMENTS_CACHED_MAX = 1024
 """Of each sort. A client can write a user agent of its own, and a new one costs an encoding."""
 
-_NEVER_CUT = (RECORD_ID, SEQUENCE_NUMBER)
+FRAGMENT_BYTES_MAX = 768
+"""Of those that are kept: with its key, a thousand times that is 4 MiB at most. A longer one is made each time."""
 
-FORM_USES_MAX = 256
+FORM_BYTES_MAX = 262_144
 """Protobuf keeps every text that a message ever had for as long as there is the message."""
 
 LENGTH_BYTES = 6
 """A message's tag and length take no more, up to 4 GiB."""
 
-_MARK_BYTES = 64
-"""More than what stands around the name of a cut attribute."""
+
+class _LongError(Exception):
+    """A fragment that is not to be kept."""
 
 
-def encode(event: AuditEvent, number: int, bytes_max: int) -> bytes:
-    """Encodes a record, with its number in the stream.
-
-    One that is too long is cut, and says in ``audit.truncated`` which attributes were.
+def encode(event: AuditEvent, number: int, bytes_max: int = RECORD_BYTES_MAX) -> bytes:
+    """Encodes a record of at most ``bytes_max`` bytes, with its number in the stream.
 
     Raises:
         ValueError: A value is none that OTLP can carry, such as a lone surrogate; or a TypeError.
     """
     request = event.request
-    fragments = [
-        _of_itself(event, number),
-        _of_kind(Kind.of(event)),
-        _of_actor(event.actor),
-        _of_source(event.source, request.user_agent if request is not None else None),
-    ]
-    if rest := log_record.of_rest(event):
-        fragments.append(_attributes(rest))
+    try:
+        fragments = [
+            _of_itself(event, number),
+            _of_kind(Kind.of(event)),
+            _of_actor(event.actor),
+            _of_source(event.source, request.user_agent if request is not None else None),
+        ]
+        if rest := log_record.of_rest(event):
+            fragments.append(_attributes(rest))
+    except (ValueError, _LongError):
+        return _whole(event, number, bytes_max)
     encoded = b"".join(fragments)
-    return encoded if len(encoded) <= bytes_max else cut(encoded, bytes_max)
+    return encoded if len(encoded) <= bytes_max - FIXED_BYTES else _whole(event, number, bytes_max)
+
+
+def _whole(event: AuditEvent, number: int, bytes_max: int) -> bytes:
+    """Encodes what is long or odd: nothing of it is shared or kept."""
+    record = log_record.to_log_record(event, bytes_max)
+    message = LogRecord(
+        time_unix_nano=record.timestamp or 0,
+        observed_time_unix_nano=record.observed_timestamp or 0,
+        body=_value(record.body),
+        flags=record.trace_flags or 0,
+        trace_id=record.trace_id.to_bytes(16, "big") if record.trace_id else b"",
+        span_id=record.span_id.to_bytes(8, "big") if record.span_id else b"",
+    )
+    values = {SEQUENCE_NUMBER: number, **(record.attributes or {})}
+    return b"".join((message.SerializeToString(), _severity(Kind.of(event)), _attributes(values)))
 
 
 @lru_cache(FRAGMENTS_CACHED_MAX)
 def _of_kind(kind: Kind) -> bytes:
+    return _short(_severity(kind) + _attributes(log_record.of_kind(kind)))
+
+
+def _severity(kind: Kind) -> bytes:
     severity = kind.severity
     number: Any = severity.value  # protobuf's enumeration has the same numbers, and a type of its own
-    message = LogRecord(severity_number=number, severity_text=severity.name, event_name=str(kind.name))
-    return bytes(message.SerializeToString()) + _attributes(log_record.of_kind(kind))
+    return bytes(
+        LogRecord(severity_number=number, severity_text=severity.name, event_name=str(kind.name)).SerializeToString()
+    )
 
 
 @lru_cache(FRAGMENTS_CACHED_MAX)
 def _of_actor(actor: Actor) -> bytes:
-    return _attributes(log_record.of_actor(actor))
+    return _short(_attributes(log_record.of_actor(actor)))
 
 
 @lru_cache(FRAGMENTS_CACHED_MAX)
 def _of_source(source: Source | None, user_agent: str | None) -> bytes:
-    return _attributes(log_record.of_source(source, user_agent))
+    return _short(_attributes(log_record.of_source(source, user_agent)))
+
+
+def _short(fragment: bytes) -> bytes:
+    if len(fragment) > FRAGMENT_BYTES_MAX:
+        raise _LongError  # what raises is not kept
+    return fragment
 
 
 def _attributes(values: Mapping[str, Value]) -> bytes:
@@ -114,10 +144,10 @@ def _value(value: Value) -> Any:  # noqa: ANN401 - protobuf's messages have no t
 class _Form:
     """What is different in each record, to be filled in and serialized again and again."""
 
-    __slots__ = ("body", "duration", "message", "number", "texts", "uses_left")
+    __slots__ = ("body", "bytes_left", "duration", "message", "number", "texts")
 
     def __init__(self, *, has_target: bool, has_path: bool) -> None:
-        self.uses_left = FORM_USES_MAX
+        self.bytes_left = FORM_BYTES_MAX
         self.message = LogRecord(body=AnyValue(string_value=""))
         self.body = self.message.body
         self.number = self.message.attributes.add(key=SEQUENCE_NUMBER).value
@@ -158,31 +188,10 @@ def _of_itself(event: AuditEvent, number: int) -> bytes:
     for value, text in zip(form.texts, texts, strict=True):
         value.string_value = text
     encoded = bytes(message.SerializeToString())
-    form.uses_left -= 1
-    if form.uses_left:
+    form.bytes_left -= len(encoded)
+    if form.bytes_left > 0:
         unused.append(form)
     return encoded
-
-
-def cut(encoded: bytes, bytes_max: int) -> bytes:
-    """Cuts the longest values of a record until it fits, and names them in the record."""
-    record = LogRecord.FromString(encoded)
-    names: list[str] = []
-    for pair in sorted(record.attributes, key=lambda pair: pair.ByteSize(), reverse=True):
-        excess = record.ByteSize() + _mark_bytes(names) - bytes_max
-        if excess <= 0 or pair.key in _NEVER_CUT:
-            break
-        excess += _mark_bytes([pair.key])
-        text = pair.value.string_value.encode()
-        pair.value.string_value = text[: max(0, len(text) - excess)].decode(errors="ignore")  # an array becomes ""
-        names.append(pair.key)
-    named = [AnyValue(string_value=name) for name in names]
-    record.attributes.add(key=TRUNCATED, value=AnyValue(array_value=ArrayValue(values=named)))
-    return bytes(record.SerializeToString())
-
-
-def _mark_bytes(names: Sequence[str]) -> int:
-    return sum(len(name) + _MARK_BYTES for name in names)
 
 
 class Envelope:

@@ -108,12 +108,18 @@ class Source(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text of any length, cut visibly: the head, the whole's length in characters, and the whole's SHA-256."""
+    """A text of any length, cut visibly: the head without secrets, and what tells of the whole."""
 
     head: str
     length: int
-    sha256: str
+    """In characters."""
+    sha256: str | None
+    """None where something was masked: whoever guesses a short secret could check the guess by it."""
     truncated: bool
+    hmac_sha256: str | None = None
+    """In its place, where there is a key."""
+    masked: int = 0
+    """How many secrets were in the head."""
 
 
 class Execution(NamedTuple):
@@ -127,6 +133,8 @@ class Execution(NamedTuple):
     exit_code: int | None = None
     error_type: str | None = None
     error_message: str | None = None
+    command_masked: int = 0
+    """How many secrets were in the command."""
 
 
 NO_HEADERS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
@@ -166,6 +174,10 @@ class System(NamedTuple):
     """Of an adoption: the process had ended by itself."""
     commit: str | None = None
     on_full: str | None = None
+    trusted_proxies: tuple[str, ...] | None = None
+    """Of a start, as are the two below: whose word on source addresses is believed."""
+    proxy_hops: int | None = None
+    proxy_header: str | None = None
     policy_sha256: str | None = None
     policy_previous_sha256: str | None = None
 
@@ -240,7 +252,20 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
+ERROR_TYPE_CHARACTERS_MAX = 256
+"""A class that an application makes as it runs can have any name."""
+
+
 def error_type(error: BaseException) -> str:
-    """Names an exception's type for ``error.type``: qualified, except for Python's own."""
-    kind = type(cause(error))
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    """Names an exception's type for ``error.type``: qualified, except for Python's own; bounded, and one line.
+
+    Never raises: an exception may not let itself be looked at.
+    """
+    try:
+        kind = type(cause(error))
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    except Exception:  # noqa: BLE001 - as said
+        name = Exception.__name__
+    if len(name) <= ERROR_TYPE_CHARACTERS_MAX and name.isprintable():
+        return name
+    return ascii(name)[1:ERROR_TYPE_CHARACTERS_MAX] + "…"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tron_audit_otel import context, policy, redact, route
 from tron_audit_otel.event import ANONYMOUS, NO_HEADERS, Action, Actor, Execution, Outcome, error_type, record_id
+from tron_audit_otel.messages import body_of
 from tron_audit_otel.run import of_original, of_request
 from tron_audit_otel.seen import Seen
 
@@ -34,14 +35,13 @@ NO_RESPONSE = "no_response"
 
 UNAVAILABLE = 503
 NO_ROOM = b"The audit trail cannot be written; try again later.\n"
-_DIGITS_MAX = 20
-BODILESS_STATUSES = (204, 304)
-"""RFC 9110, 6.4.1: their responses end with their headers."""
 
 KEPT_MAX = redact.LINE_CHARACTERS_MAX + 1
 """Of what a client writes, in characters or bytes; one more than is recorded, so that the cut shows. Records may wait
 in memory in thousands, and a path can have 64 KiB."""
-NO_PARAMS: Mapping[str, object] = MappingProxyType({})
+HEADERS_CHARACTERS = 8 * redact.LINE_CHARACTERS_MAX
+"""When the headers that are kept have so many, no further one is. Each is searched for secrets, and waits in memory."""
+NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 
 _logger = logging.getLogger(__name__)
 
@@ -86,8 +86,10 @@ class Exchange:
     _disconnected = False
     _lost: OSError | None = None
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, audit: Audit, draft: context.Draft) -> None:
-        """Begins: the clock runs from here."""
+    def __init__(  # noqa: PLR0913, PLR0917 - what a request is made of
+        self, scope: Scope, door: Scope, receive: Receive, send: Send, audit: Audit, draft: context.Draft
+    ) -> None:
+        """Begins: the clock runs from here. ``door`` is what of the scope is :func:`route.well_formed`."""
         self._began_ns = time.time_ns()
         self._began = time.perf_counter_ns()
         self.scope = self._entered = scope
@@ -96,13 +98,14 @@ class Exchange:
         self._audit = audit
         self.draft = draft
         # A mount changes both on its way in; the route template and the policy want the application's own.
-        self._headers = scope.get("headers", ())
-        self._root_path: str = scope.get("root_path", "")
-        self._path: str = scope["path"]
-        self._raw_path: bytes | None = scope.get("raw_path")
-        scope[SCOPE_KEY] = self
+        self._method: str = door.get("method", "GET")  # a WebSocket's handshake is a GET
+        self._headers = door.get("headers", ())
+        self._root_path: str = door.get("root_path", "")
+        self._path: str = door["path"]
+        self._raw_path: bytes | None = door.get("raw_path")
         # A middleware may hand on a copy of the scope; the copies share this dictionary.
         scope.setdefault("state", {})
+        scope[SCOPE_KEY] = self
 
     async def receive(self) -> Message:
         """Passes a message to the application."""
@@ -128,11 +131,21 @@ class Exchange:
         """The application returned."""
         raise NotImplementedError
 
+    def ended_by(self, error: BaseException) -> None:
+        """The application raised anything at all."""
+        try:
+            self.raised(error)
+        except Exception:  # noqa: BLE001 - an exception of the application's may be of any form
+            self.finish(Outcome.FAILURE if isinstance(error, Exception) else Outcome.UNKNOWN, error_type(error))
+
     def release(self) -> None:
         """Lets go of a scope whose record is written: the two hold each other, and would wait for the collector."""
+        self._lost = None
         if self.draft.closed:
-            self._entered.pop(SCOPE_KEY, None)
-            self.scope.pop(SCOPE_KEY, None)
+            unmark(self._entered)
+            if self.scope is not self._entered:
+                unmark(self.scope)
+                self.scope = self._entered
 
     def finish(self, outcome: Outcome, error: str | None = None) -> None:
         """Hands on what was seen, once, if the policy wants it."""
@@ -159,7 +172,7 @@ class Exchange:
         try:
             self._commitment = commit(seen)
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
-            lost(broken)
+            lost(broken, self._audit)
             self._is_lost = True
 
     def _waits(self) -> bool:
@@ -168,8 +181,8 @@ class Exchange:
         if audit.commit is None or audit.commits_all:
             return audit.commits_all
         try:
-            method, template = self.scope.get("method", "GET"), route.template(self.scope, self._root_path)
-            return self._rule(method, template, self._actor()).commit == "response"
+            template = route.template(self.scope, self._root_path)
+            return self._rule(self._method, template, self._actor()).commit == "response"
         except Exception:  # noqa: BLE001 - whatever it is, it meets the record too, and is logged there
             return False
 
@@ -182,7 +195,7 @@ class Exchange:
     def _completes(self, message: Message, *, is_last: bool) -> bool:
         """Whether the client would have the whole answer with this message, whatever the application still sends."""
         if self._bytes_left is not None:
-            self._bytes_left -= len(message.get("body") or b"")
+            self._bytes_left -= len(body_of(message))
         return is_last or (self._bytes_left is not None and self._bytes_left <= 0)
 
     async def _send_refusal(self, response: str) -> None:
@@ -225,39 +238,34 @@ class Exchange:
     def _seen(self, outcome: Outcome, error: str | None) -> Seen | None:
         duration_ns = time.perf_counter_ns() - self._began
         scope, draft = self.scope, self.draft
-        redactor = draft.recorder.redactor
-        method: str = scope.get("method", "GET")  # a WebSocket's handshake is a GET
+        method = self._method
         actor, template = self._actor(), route.template(scope, self._root_path)
         rule = self._rule(method, template, actor)
         if rule.level == "none":
             return None
-        user_agent = next((value for name, value in self._headers if name == b"user-agent"), None)
-        params: Mapping[str, object] = scope.get("path_params") or NO_PARAMS
+        try:
+            user_agent = next((value for name, value in self._headers if name == b"user-agent"), None)
+        except Exception:  # noqa: BLE001 - a server, or a middleware, may put anything there
+            user_agent = None
         return Seen(
             record_id(),
             self._began_ns,
             duration_ns,
             draft.context,
             draft.client,
-            draft.recorder.proxies,
+            draft.recorder,
             draft.claim,
-            user_agent and user_agent[:KEPT_MAX],
+            user_agent[:KEPT_MAX] if type(user_agent) is bytes else None,
             method[:KEPT_MAX],
             template,
             self._path[:KEPT_MAX],
             self._raw_path and self._raw_path[:KEPT_MAX],
-            self._root_path,
-            {
-                name: (value if type(value) is str else redact.text(value))[:KEPT_MAX]
-                for name, value in params.items()
-                if value is not None
-            },
+            self._root_path[:KEPT_MAX],
+            _params(scope),
             self._status,
             self._close_code,
             rule,
-            {name: redactor.header(name, values) for name in rule.headers if (values := _values(self._headers, name))}
-            if rule.headers
-            else NO_HEADERS,
+            self._kept_headers(rule) if rule.headers else NO_HEADERS,
             actor,
             draft.action,
             draft.resource,
@@ -266,6 +274,23 @@ class Exchange:
             error,
             self._execution(rule),
         )
+
+    def _kept_headers(self, rule: policy.Rule) -> dict[str, tuple[str, ...]]:
+        header, kept = self.draft.recorder.redactor.header, {}
+        found: dict[bytes, list[bytes]] = {name.encode("ascii"): [] for name in rule.headers}
+        try:
+            # In one pass, and of each no more than shows that there are more: a client can send any number.
+            for key, value in self._headers:
+                if key in found and type(value) is bytes and len(found[key]) <= redact.HEADER_VALUES_MAX:
+                    found[key].append(value[: 2 * KEPT_MAX])
+            left = HEADERS_CHARACTERS
+            for name in rule.headers:
+                if values := found[name.encode("ascii")]:
+                    kept[name] = header(name, [v.decode("latin-1") for v in values]) if left > 0 else (redact.CUT,)
+                    left -= sum(map(len, kept[name]))
+        except Exception:  # noqa: BLE001 - what cannot be made safe to keep is not kept
+            return kept
+        return kept
 
     def _actor(self) -> Actor:
         actor = self.draft.actor
@@ -277,20 +302,24 @@ class Exchange:
 
     def _state(self, name: str) -> object:
         """Gives what an application has set on ``request.state``; a middleware may have put any object there."""
-        state = self.scope.get("state")
-        return state.get(name) if isinstance(state, dict) else getattr(state, name, None)
+        try:
+            state = self.scope.get("state")
+            return state.get(name) if isinstance(state, dict) else getattr(state, name, None)
+        except Exception:  # noqa: BLE001 - as said
+            return None
 
     def _execution(self, rule: policy.Rule) -> Execution | None:
-        redactor = self.draft.recorder.redactor
-        if self.draft.run is not None:
-            told = self.draft.run.execution
-        elif (payload := self._state("audit_exec_payload")) is not None:
-            told = of_original(payload, redactor)
-        elif Action.EXEC in (rule.action, self.draft.action):
-            told = Execution()
-        else:
-            return None
-        return of_request(told, self.scope, self._body, rule.command, rule.container, redactor)
+        redactor, told = self.draft.recorder.redactor, Execution()
+        try:
+            if self.draft.run is not None:
+                told = self.draft.run.execution
+            elif (payload := self._state("audit_exec_payload")) is not None:
+                told = of_original(payload, redactor)
+            elif Action.EXEC not in (rule.action, self.draft.action):
+                return None
+            return of_request(told, self.scope, self._body, rule.command, rule.container, redactor)
+        except Exception:  # noqa: BLE001 - an application may have put any object there; that it was one is on record
+            return told
 
 
 def lost(error: Exception, audit: Audit | None = None) -> None:
@@ -300,38 +329,53 @@ def lost(error: Exception, audit: Audit | None = None) -> None:
         audit.lose()
 
 
-def is_excluded(rules: policy.Policy, scope: Scope) -> bool:
+def unmark(scope: Scope) -> None:
+    """Undoes what marks a scope; an application may have put another object in its place, which cannot be changed."""
+    try:
+        scope.pop(SCOPE_KEY, None)
+    except Exception:  # noqa: BLE001 - as said
+        return
+
+
+def is_excluded(rules: policy.Policy, door: Scope) -> bool:
     """Whether a request that is not routed yet will have no record, whatever becomes of it."""
-    method: str = scope.get("method", "GET")
+    method: str = door.get("method", "GET")
     known = policy.known_method(method)
     if not rules.may_exclude(known):
         return False
-    path = route.within(scope["path"], scope.get("root_path", "")) or "/"
-    return rules.excludes(known, path, cors_preflight=is_preflight(method, scope.get("headers", ())))
+    path = route.within(door["path"], door.get("root_path", "")) or "/"
+    return rules.excludes(known, path, cors_preflight=is_preflight(method, door.get("headers", ())))
 
 
 def is_preflight(method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a browser asks what it may ask (Fetch standard, CORS-preflight request)."""
     return method == "OPTIONS" and bool(
-        _values(headers, "origin") and _values(headers, "access-control-request-method")
+        _values(headers, b"origin") and _values(headers, b"access-control-request-method")
     )
 
 
-def _values(headers: Iterable[tuple[bytes, bytes]], name: str) -> list[str]:
-    key = name.encode("ascii")
-    return [value.decode("latin-1") for header, value in headers if header == key]
+def _values(headers: Iterable[tuple[bytes, bytes]], key: bytes) -> list[bytes]:
+    try:
+        return [value for name, value in headers if name == key and type(value) is bytes]
+    except Exception:  # noqa: BLE001 - a server, or a middleware, may put anything there
+        return [value for name, value in route.pairs(headers) if name == key]
+
+
+def _params(scope: Scope) -> Mapping[str, str]:
+    try:
+        params: Mapping[str, object] | None = scope.get("path_params")
+        if not params:
+            return NO_PARAMS
+        return {
+            name: (value if type(value) is str else redact.text(value))[:KEPT_MAX]
+            for name, value in params.items()
+            if value is not None and type(name) is str
+        }
+    except Exception:  # noqa: BLE001 - an application may put any object there
+        return NO_PARAMS
 
 
 def refusal_headers() -> list[tuple[bytes, bytes]]:
     """Gives the headers of a 503 for want of a record."""
     length = b"%d" % len(NO_ROOM)
     return [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", length), (b"retry-after", b"1")]
-
-
-def bytes_announced(method: str, start: Message) -> int | None:
-    """Gives the length of a response's body by the response's own word; None where it does not say."""
-    if method == "HEAD" or start["status"] in BODILESS_STATUSES:
-        return 0
-    lengths = [value.strip() for name, value in start.get("headers", ()) if name.lower() == b"content-length"]
-    # Servers and clients strip it; where several contradict each other, the client may believe the shortest.
-    return min((int(each) for each in lengths if each.isdigit() and len(each) <= _DIGITS_MAX), default=None)

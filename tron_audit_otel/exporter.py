@@ -18,7 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from tron_audit_otel.encoder import LENGTH_BYTES, Envelope, encode
 from tron_audit_otel.event import error_type
 from tron_audit_otel.ledger import Ledger
-from tron_audit_otel.log_record import SEQUENCE_NUMBER
+from tron_audit_otel.log_record import RECORD_BYTES_MAX, SEQUENCE_NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -73,6 +73,7 @@ class JournalExporter(LogRecordExporter):
         self._outbox = outbox
         self._envelope = envelope
         self._bytes_max = bytes_max - envelope.bytes
+        self._record_bytes_max = min(RECORD_BYTES_MAX, self._bytes_max - LENGTH_BYTES)
         self._last = 0
 
     def export(self, batch: Sequence[Any]) -> LogRecordExportResult:
@@ -102,7 +103,7 @@ class JournalExporter(LogRecordExporter):
         size = 0
         for fact in facts:
             try:
-                record = encode(fact.event(), self._last + 1, self._bytes_max - LENGTH_BYTES)
+                record = encode(fact.event(), self._last + 1, self._record_bytes_max)
             except Exception as error:  # noqa: BLE001 - whatever an encoder has against a value
                 # Neither the message nor a traceback: both may carry a client's data into the operational log.
                 _logger.error("audit record %s is lost: it cannot be encoded: %s", fact.record_id, error_type(error))  # noqa: TRY400 - as above

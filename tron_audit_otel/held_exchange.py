@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tron_audit_otel.errors import JournalError
-from tron_audit_otel.exchange import bytes_announced
-from tron_audit_otel.http_exchange import HttpExchange, completes, readable
+from tron_audit_otel.http_exchange import HttpExchange
+from tron_audit_otel.messages import body_of, bytes_announced, is_whole, kind_of, readable
 
 if TYPE_CHECKING:
     from starlette.types import Message
+
+
+BODIES = ("http.response.body", "http.response.zerocopysend")
 
 
 class HeldExchange(HttpExchange):
@@ -27,18 +30,19 @@ class HeldExchange(HttpExchange):
         """Passes a message to the server, but at first not the one that completes the answer."""
         if self._is_withdrawn:
             return
-        if message["type"] == "http.response.start":
+        kind = kind_of(message)
+        if kind == "http.response.start":
             message = readable(message)
             if await self._is_held(message):
                 return
-        is_last = completes(message)
+        is_last = kind == "http.response.pathsend" or (kind in BODIES and is_whole(message))
         if not await self._may_pass(message, is_last=is_last):
             return
         await self._release_held()
         await self._pass(self._but_last_byte(message, is_last=is_last) if self._ends_with_connection else message)
 
     async def _pass(self, message: Message) -> None:
-        self._has_begun |= message["type"] == "http.response.start"
+        self._has_begun |= kind_of(message) == "http.response.start"
         await super().send(message)
 
     async def _may_pass(self, message: Message, *, is_last: bool) -> bool:
@@ -54,7 +58,7 @@ class HeldExchange(HttpExchange):
         """Notes how the answer begins; tells whether its beginning waits for more of it."""
         await self._release_held()  # a second start is the server's to refuse
         self._noted(start)
-        self._bytes_left = bytes_announced(self.scope["method"], start)
+        self._bytes_left = bytes_announced(self._method, start)
         self._ends_with_connection = self._bytes_left is None and self._is_http_1_0(start)
         if not self._bytes_left:  # with 0 it is whole by itself
             return False
@@ -63,16 +67,19 @@ class HeldExchange(HttpExchange):
 
     def _is_http_1_0(self, start: Message) -> bool:
         """Whether the client takes any end of the connection for the answer's; a stream of events has none to take."""
-        return self.scope.get("http_version") == "1.0" and not any(
-            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
-            for name, value in start.get("headers", ())
-        )
+        try:
+            return bool(self.scope.get("http_version") == "1.0") and not any(
+                name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+                for name, value in start.get("headers", ())
+            )
+        except Exception:  # noqa: BLE001 - no headers that a server could send
+            return False
 
     def _but_last_byte(self, message: Message, *, is_last: bool) -> Message:
         """Gives the message with the byte that was held before, and holds its own last one."""
-        if message["type"] != "http.response.body":
+        if kind_of(message) != "http.response.body" or not isinstance(message.get("body", b""), bytes | bytearray):
             return message
-        body = self._kept_byte + bytes(message.get("body") or b"")
+        body = self._kept_byte + body_of(message)
         self._kept_byte = b"" if is_last else body[-1:]
         return {**message, "body": body if is_last else body[:-1]}
 
@@ -100,9 +107,13 @@ class HeldExchange(HttpExchange):
         if not await self.is_committed():
             await self.withdraw()
         await self._release_held()
+        if self._kept_byte:
+            body, self._kept_byte = self._kept_byte, b""
+            await self._pass({"type": "http.response.body", "body": body, "more_body": True})
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a response may have begun."""
         if self._held is not None:
             self._held = self._status = None  # the client has nothing of it, and never will
+            self._has_started = False
         super().raised(error)

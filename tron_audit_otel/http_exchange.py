@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
-from tron_audit_otel import route
+from tron_audit_otel import policy, route
 from tron_audit_otel.event import ERROR_STATUS_MIN, Outcome, cause, error_type
-from tron_audit_otel.exchange import CANCELLED, CLIENT_DISCONNECTED, NO_RESPONSE, Exchange, lost
+from tron_audit_otel.exchange import (
+    CANCELLED,
+    CLIENT_DISCONNECTED,
+    NO_RESPONSE,
+    SCOPE_KEY,
+    Exchange,
+)
+from tron_audit_otel.messages import body_of, status_of
 from tron_audit_otel.run import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -23,34 +30,39 @@ class HttpExchange(Exchange):
     """A request and its response. It ends when the last byte of the response has been handed on."""
 
     _keeps_body: bool | None = None
+    _has_started = False
 
     async def receive(self) -> Message:
         """Passes a message to the application."""
         message = await self._receive()
-        if message["type"] == "http.request":
-            self._keep(message.get("body", b""))
-        elif message["type"] == "http.disconnect":
-            self._disconnected = True
+        try:
+            if message["type"] == "http.request":
+                self._keep(message)
+            elif message["type"] == "http.disconnect":
+                self._disconnected = True
+        except Exception:  # noqa: BLE001 - a server may give anything, and the application judges it
+            return message
         return message
 
-    def _keep(self, chunk: bytes) -> None:
+    def _keep(self, message: Message) -> None:
         """Keeps the head of a body in which the policy may have to look for a command."""
-        try:
-            if self._keeps_body is None:
-                template = route.template(self.scope, self._root_path)
-                self._keeps_body = self._audit.rules.may_read_body(self.scope["method"], template)
-            if self._keeps_body:
-                self._body = bytearray() if self._body is None else self._body
-                self._body += chunk[: BODY_BYTES_MAX + 1 - len(self._body)]
-        except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
-            self._keeps_body = False
-            lost(broken)
+        if self._keeps_body is None:
+            template = route.template(self.scope, self._root_path)
+            self._keeps_body = self._audit.rules.may_read_body(policy.known_method(self._method), template)
+        if self._keeps_body:
+            self._body = bytearray() if self._body is None else self._body
+            self._body += body_of(message)[: BODY_BYTES_MAX + 1 - len(self._body)]
 
     async def send(self, message: Message) -> None:
         """Passes a message to the server."""
-        if is_start := message["type"] == "http.response.start":
-            message = self._noted(message)
-        is_last = not is_start and completes(message)
+        is_last = False
+        try:
+            if message["type"] == "http.response.start":
+                self._noted(message)
+            else:
+                is_last = completes(message)
+        except Exception:  # noqa: BLE001 - an application may send anything, and the server judges it
+            is_last = False
         left_before = self._disconnected
         try:
             await self._send(message)
@@ -66,13 +78,14 @@ class HttpExchange(Exchange):
         if is_last:
             self._responded(left_before=left_before)
 
-    def _noted(self, start: Message) -> Message:
-        """Notes how the answer begins; gives its start in a form that can be read again."""
-        self._status = start["status"]
+    def _noted(self, start: Message) -> None:
+        """Notes how the answer begins; another start is the server's to refuse."""
+        if self._has_started:
+            return
+        self._has_started = True
+        self._status = status_of(start)
         if self._status in REDIRECT_STATUSES:
-            start = readable(start)
             self.draft.closed = self.draft.closed or self._is_slash_redirect(start)
-        return start
 
     async def refuse(self) -> None:
         """Answers in the application's place."""
@@ -84,9 +97,11 @@ class HttpExchange(Exchange):
     def _is_slash_redirect(self, start: Message) -> bool:
         """Whether the client is about to ask again with a slash more or less, and that will be the request."""
         # An endpoint that redirects where the client says must not let the client choose whether it is recorded.
-        if start["status"] not in REDIRECT_STATUSES or route.is_routed(self.scope):
-            return False
         try:
+            if not isinstance(start["headers"], list):  # which may be read but once; Starlette's are a list
+                return False
+            if route.is_routed(self.scope):
+                return False
             location = next(value for name, value in start["headers"] if name.lower() == b"location")
             return route.is_slash_redirect(self._root_path, self._path, location)
         except Exception:  # noqa: BLE001 - not a redirect that Starlette's router made
@@ -105,14 +120,19 @@ class HttpExchange(Exchange):
 
     def raised(self, error: BaseException) -> None:
         """The application raised; a response may have begun."""
-        error = cause(error)
+        is_handled, error = isinstance(error, Exception), cause(error)
         gone = error is self._lost or (self._disconnected and isinstance(error, asyncio.CancelledError))
         if gone or isinstance(error, ClientDisconnect):
             self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
         elif not isinstance(error, Exception):
             self.finish(Outcome.UNKNOWN, CANCELLED)
-        elif self._status is not None or not self._audit.has_error_handler:
+        elif self._has_started or not (is_handled and self._audit.has_error_handler and self._may_be_handled()):
             self.answered(ERROR_STATUS_MIN, error)
+
+    def _may_be_handled(self) -> bool:
+        """Whether its handler will find this exchange: the application may have emptied the scope."""
+        scope = self._entered
+        return bool(scope.get("type") == "http") and scope.get(SCOPE_KEY) is self
 
     def answered(self, status: int, error: Exception) -> None:
         """Starlette's outermost layer, which stands outside of us, answers for an unhandled exception."""
@@ -130,8 +150,3 @@ def completes(message: Message) -> bool:
     return kind == "http.response.pathsend" or (
         kind in ("http.response.body", "http.response.zerocopysend") and not message.get("more_body", False)
     )
-
-
-def readable(start: Message) -> Message:
-    """Makes a list of the headers: any iterable may stand there by ASGI, and some can be read but once."""
-    return {**start, "headers": list(start["headers"] or ())} if "headers" in start else start

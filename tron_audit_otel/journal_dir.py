@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from tron_audit_otel.disk import (
     DIRECTORY,
+    exposure,
     open_file,
     opened,
+    opened_directory,
     read_file,
     read_number,
     refusal,
@@ -24,6 +26,7 @@ from tron_audit_otel.frames import SEGMENT_HEADER_BYTES, SegmentReader
 from tron_audit_otel.stream_dir import (
     ACKNOWLEDGED,
     CLOSED,
+    DAMAGED,
     STATUS,
     is_alive,
     locked,
@@ -34,12 +37,17 @@ from tron_audit_otel.stream_dir import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 NOTE_BYTES_MAX = 1 << 20
 SWAP_SECONDS_MAX = 2.0
 LOOKS_MAX = 20
 """An owner that removes a segment each time is faster than any disk."""
+
+DEAD_LETTERS = "dead-letter"
+DIRECTORIES = (DEAD_LETTERS, DAMAGED)
+"""Beside those of the streams."""
 
 _SWAPPED = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 
@@ -237,6 +245,7 @@ def foresee(root: Path) -> None:
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         what = f"AUDIT_LOG_JOURNAL_DIR: {root} cannot be used: {place} is no directory that can be written in"
         raise JournalError(what, "disk_failed")
+    _refuse_exposed(root)
 
 
 def check(root: Path) -> None:
@@ -258,3 +267,27 @@ def check(root: Path) -> None:
     except JournalError as error:
         if error.reason != "disk_full":
             raise
+    _refuse_exposed(root)
+
+
+def _refuse_exposed(root: Path) -> None:
+    for what in exposures(root):
+        raise JournalError(f"AUDIT_LOG_JOURNAL_DIR: {what}", "disk_failed")
+
+
+def exposures(root: Path) -> Iterator[str]:
+    """Tells what of the journal is open to others than its owner, and what mends that.
+
+    Raises:
+        JournalError: One of its directories is a symbolic link, or cannot be read.
+    """
+    for path in (root, *(root / name for name in DIRECTORIES)):
+        try:
+            with opened_directory(path) as descriptor:
+                what = exposure(descriptor, path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise refusal(f"AUDIT_LOG_JOURNAL_DIR: {path} cannot be read", error) from error
+        if what is not None:
+            yield what

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 
+from tron_audit_otel.bounds import fit
 from tron_audit_otel.event import ERROR_STATUS_MIN, ActorType, EventName, Outcome
+from tron_audit_otel.redact import CUT
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
@@ -34,9 +36,45 @@ SEQUENCE_NUMBER = "audit.sequence.number"
 """Given by the exporter, in the order of export: the one place that sees a stream whole."""
 
 TRUNCATED = "audit.truncated"
-"""Given by the encoder to a record that is longer than a request may be."""
+"""The attributes that were cut, in a record that would have been longer than RECORD_BYTES_MAX."""
+
+RECORD_BYTES_MAX = 65_536
+"""Of a record as OTLP encodes it: what every SIEM takes, and a journal in thousands. Usual ones have 500 bytes."""
+
+NEVER_CUT = frozenset(
+    {
+        RECORD_ID,
+        SEQUENCE_NUMBER,
+        "audit.schema.version",
+        "audit.actor.id",
+        "audit.actor.type",
+        "user.email",
+        "user.id",
+        "audit.action",
+        "audit.outcome",
+        "http.response.status_code",
+        "client.address",
+        "network.peer.address",
+        "audit.source_ip.rule",
+        "audit.source_ip.suspect",
+    }
+)
+"""Who did what, from where, and did it work: each is short by itself, and no record says less for a long command."""
+
+_FLAGS = {
+    "process.command_args": "audit.exec.command.truncated",
+    "audit.exec.stdout.text": "audit.exec.stdout.truncated",
+    "audit.exec.stderr.text": "audit.exec.stderr.truncated",
+}
+"""What says of an attribute by itself whether it is the whole."""
+
+SENTENCE_CHARACTERS_MAX = 2048
+PART_CHARACTERS_MAX = 256
+"""Of each part of a sentence that would be longer than that: how it ended stands last."""
 
 ENDS_CACHED_MAX = 1024
+_TIME_NS_MAX = 2**64 - 1
+"""The year 2554: OTLP's times have no sign and 64 bits."""
 
 _SEVERITY = {
     Outcome.SUCCESS: SeverityNumber.INFO,
@@ -75,38 +113,65 @@ class Kind(NamedTuple):
         return _SEVERITY[self.outcome]
 
 
-def to_log_record(event: AuditEvent) -> LogRecord:
-    """Makes the log record; every value in it is of a type that OTLP can carry."""
-    severity = Kind.of(event).severity
+def to_log_record(event: AuditEvent, bytes_max: int = RECORD_BYTES_MAX) -> LogRecord:
+    """Makes the log record; every value in it is of a type that OTLP can carry, and all of them fit."""
+    severity, body = Kind.of(event).severity, sentence(event)
+    values, cut = fit(attributes(event), body, bytes_max, NEVER_CUT)
+    if cut:
+        values[TRUNCATED] = cut
+        values |= {flag: True for name, flag in _FLAGS.items() if name in cut}
     return LogRecord(
-        timestamp=event.began_ns,
-        observed_timestamp=event.began_ns + event.duration_ns,
+        timestamp=_time_ns(event.began_ns),
+        observed_timestamp=_time_ns(event.began_ns + event.duration_ns),
         context=event.context,
         severity_number=severity,
         severity_text=severity.name,
-        body=sentence(event),
-        attributes=attributes(event),
+        body=body,
+        attributes=values,
         event_name=str(event.name),
     )
 
 
-def sentence(event: AuditEvent) -> str:
+def _time_ns(wall_ns: int) -> int:
+    """Gives the nearest time that OTLP has: a clock can say anything."""
+    return min(max(wall_ns, 0), _TIME_NS_MAX)
+
+
+def sentence(event: AuditEvent, *, is_brief: bool = False) -> str:
     """Says it in one line for people: ``alice DELETE instances/abc-123 from 192.0.2.7: success (204)``."""
-    actor: str = event.actor.id or event.actor.type
-    if event.actor.claimed:
+    who, source, request, execution = event.actor, event.source, event.request, event.execution
+    actor: str = who.id or who.type
+    if who.claimed:
         # Encoded: with spaces in it, a client could write a second sentence into this one.
-        actor = f"{actor} (claimed {encode(event.actor.claimed)})"
-    source = f" from {event.source.address}" if event.source and event.source.address else ""
-    status = event.request.status if event.request else None
-    exit_code = event.execution.exit_code if event.execution else None
-    end = _end(event.outcome, status, exit_code, event.error_type)
-    return f"{actor} {event.action} {event.resource.name or '/'}{source}: {end}"
+        actor = f"{actor} (claimed {encode(who.claimed)})"
+    whence = f" from {source.address}" if source is not None and source.address else ""
+    end = _end(event.outcome, request and request.status, execution and execution.exit_code)
+    if (error := event.error_type) is not None:
+        end = f"{end[:-1]}, {error})" if end.endswith(")") else f"{end} ({error})"
+    said = f"{actor} {event.action} {event.resource.name or '/'}{whence}: {end}"
+    return said if is_brief or len(said) <= SENTENCE_CHARACTERS_MAX else sentence(_brief(event), is_brief=True)
+
+
+def _brief(event: AuditEvent) -> AuditEvent:
+    """Gives an event of which a sentence can be made: its parts stand whole in the attributes."""
+    actor, resource, source = event.actor, event.resource, event.source
+    return event._replace(
+        actor=actor._replace(id=actor.id and _head(actor.id)),
+        action=_head(event.action),
+        resource=resource._replace(name=_head(resource.name)),
+        source=source and source._replace(address=source.address and _head(source.address)),
+        error_type=event.error_type and _head(event.error_type),
+    )
+
+
+def _head(text: str) -> str:
+    return text if len(text) <= PART_CHARACTERS_MAX else text[: PART_CHARACTERS_MAX - len(CUT)] + CUT
 
 
 @lru_cache(ENDS_CACHED_MAX)
-def _end(outcome: Outcome, status: int | None, exit_code: int | None, error_type: str | None) -> str:
+def _end(outcome: Outcome, status: int | None, exit_code: int | None) -> str:
     exited = f"exit {exit_code}" if exit_code else None
-    detail = ", ".join(str(part) for part in (status, exited, error_type) if part is not None)
+    detail = ", ".join(str(part) for part in (status, exited) if part is not None)
     return f"{outcome} ({detail})" if detail else str(outcome)
 
 
@@ -194,6 +259,8 @@ def _add_execution(found: dict[str, AnyValue], execution: Execution) -> None:
     found["process.command_args"] = execution.command
     if execution.command_truncated:
         found["audit.exec.command.truncated"] = True
+    if execution.command_masked:
+        found["audit.exec.command.masked"] = execution.command_masked
     found["container.name"] = execution.container
     found["process.exit.code"] = execution.exit_code
     found["error.message"] = execution.error_message
@@ -208,6 +275,9 @@ def _add_system(found: dict[str, AnyValue], system: System) -> None:
     found["audit.system.clean_stop"] = system.clean_stop
     found["audit.system.commit"] = system.commit
     found["audit.system.on_full"] = system.on_full
+    found["audit.system.trusted_proxies"] = system.trusted_proxies
+    found["audit.system.proxy_hops"] = system.proxy_hops
+    found["audit.system.proxy_header"] = system.proxy_header
     found["audit.policy.sha256"] = system.policy_sha256
     found["audit.policy.previous_sha256"] = system.policy_previous_sha256
 
@@ -219,3 +289,6 @@ def _add_text(found: dict[str, AnyValue], name: str, text: Text | None) -> None:
     found[f"{name}.length"] = text.length
     found[f"{name}.truncated"] = text.truncated
     found[f"{name}.sha256"] = text.sha256
+    found[f"{name}.hmac_sha256"] = text.hmac_sha256
+    if text.masked:
+        found[f"{name}.masked"] = text.masked

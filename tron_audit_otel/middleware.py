@@ -14,12 +14,20 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocketDisconnect
 
-from tron_audit_otel import context
-from tron_audit_otel.errors import JournalError
+from tron_audit_otel import context, route
 from tron_audit_otel.event import ERROR_STATUS_MIN, cause, error_type
-from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, is_excluded, lost
+from tron_audit_otel.exchange import (
+    NO_ROOM,
+    SCOPE_KEY,
+    UNAVAILABLE,
+    Exchange,
+    is_excluded,
+    lost,
+    unmark,
+)
 from tron_audit_otel.held_exchange import HeldExchange
 from tron_audit_otel.http_exchange import HttpExchange
+from tron_audit_otel.messages import kind_of, status_of
 from tron_audit_otel.websocket_exchange import WebSocketExchange
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from tron_audit_otel.exchange import Audit, Exchange
+    from tron_audit_otel.exchange import Audit
 
 _ErrorHandler = Callable[[Any, Exception], Any]
 """Starlette's type for an exception handler, synchronous or not."""
@@ -44,7 +52,7 @@ def reporting(handler: _ErrorHandler) -> _ErrorHandler:
                 handler(request, error) if is_async_callable(handler) else run_in_threadpool(handler, request, error)
             )
             response: Response = await answer
-            status = getattr(response, "status_code", status)  # what is no response is the application's own error
+            status = _status(response)
         except Exception:
             # The server answers for it, unless it must not.
             if (refused := await _reported(request, status, error)) is None:
@@ -57,6 +65,14 @@ def reporting(handler: _ErrorHandler) -> _ErrorHandler:
         return refused or response
 
     return report
+
+
+def _status(response: object) -> int:
+    """Gives a response's status; what is no response is the application's own error."""
+    try:
+        return status_of({"status": getattr(response, "status_code", None)}) or ERROR_STATUS_MIN
+    except Exception:  # noqa: BLE001 - a handler may give anything
+        return ERROR_STATUS_MIN
 
 
 async def _reported(request: Request, status: int, error: Exception) -> Response | None:
@@ -83,16 +99,27 @@ class ErrorObserver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the application."""
-        exchange: Exchange | None = scope.get(SCOPE_KEY)
-        if exchange is not None:
-            exchange.scope = scope  # a middleware may have handed on a copy, and this is the one that is routed
+        exchange: Exchange | None = None
+        try:
+            exchange = scope.get(SCOPE_KEY)
+            if exchange is not None:
+                exchange.scope = scope  # a middleware may have handed on a copy, and this is the one that is routed
+        except Exception:  # noqa: BLE001 - a server or a middleware may hand over anything
+            exchange = None
         try:
             await self.app(scope, receive, send)
         except Exception as error:
-            left = isinstance(cause(error), ClientDisconnect | WebSocketDisconnect)
-            if not left and exchange is not None:
-                exchange.draft.error_type = error_type(error)
+            if exchange is not None:
+                _note(error, exchange)
             raise
+
+
+def _note(error: Exception, exchange: Exchange) -> None:
+    try:
+        if not isinstance(cause(error), ClientDisconnect | WebSocketDisconnect):
+            exchange.draft.error_type = error_type(error)
+    except Exception:  # noqa: BLE001 - neither of them may be what it should be
+        return
 
 
 class AuditMiddleware:
@@ -114,20 +141,21 @@ class AuditMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves the application."""
-        kind = scope["type"]
-        if kind == "lifespan":
-            await self.app(scope, receive, self._with_the_lifespan(send))
-            return
+        kind = kind_of(scope)
         if kind not in ("http", "websocket") or SCOPE_KEY in scope:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._with_the_lifespan(send) if kind == "lifespan" else send)
             return
-        audit = self.audit
+        audit, exchange, draft = self.audit, None, None
         try:
-            draft = context.Draft(audit.recorder, context.open_telemetry_context(), scope)
-            exchange = None if is_excluded(audit.rules, scope) else self._exchange(scope, receive, send, draft)
+            door = route.well_formed(scope)
+            draft = context.Draft(audit.recorder, context.open_telemetry_context(), door)
+            exchange = None if is_excluded(audit.rules, door) else self._exchange(scope, door, receive, send, draft)
             is_refused = exchange is not None and not exchange.is_admitted()
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
+            unmark(scope)
             lost(broken, audit)
+            draft = None
+        if draft is None:
             await self.app(scope, receive, send)
             return
         if exchange is None:
@@ -141,11 +169,13 @@ class AuditMiddleware:
         try:
             await self.app(scope, exchange.receive, exchange.send)
         except BaseException as error:
-            exchange.raised(error)
+            exchange.ended_by(error)
             # Also when cancelled: servers answer for a cancelled application with a 500 of their own. What comes in the
-            # way here is not raised, since the application's own error says enough.
-            with suppress(JournalError, OSError), anyio.CancelScope(shield=True):
-                await exchange.settle()
+            # way here is not raised, since the application's own error says enough. And who closes a coroutine cannot
+            # wait.
+            if audit.commit is not None and not isinstance(error, GeneratorExit):
+                with suppress(Exception), anyio.CancelScope(shield=True):
+                    await exchange.settle()
             raise
         else:
             exchange.returned()
@@ -156,33 +186,40 @@ class AuditMiddleware:
             exchange.leave()
             exchange.release()
 
-    def _exchange(self, scope: Scope, receive: Receive, send: Send, draft: context.Draft) -> Exchange:
+    def _exchange(self, scope: Scope, door: Scope, receive: Receive, send: Send, draft: context.Draft) -> Exchange:
         if scope["type"] == "websocket":
-            return WebSocketExchange(scope, receive, send, self.audit, draft)
+            return WebSocketExchange(scope, door, receive, send, self.audit, draft)
         kind = HttpExchange if self.audit.commit is None else HeldExchange
-        return kind(scope, receive, send, self.audit, draft)
+        return kind(scope, door, receive, send, self.audit, draft)
 
     async def _pass_by(self, scope: Scope, receive: Receive, send: Send, draft: context.Draft) -> None:
         """Serves a request that has no record; what its handler records is on record all the same."""
-        scope[SCOPE_KEY] = None
+        with suppress(Exception):  # a scope that cannot be marked
+            scope[SCOPE_KEY] = None
         draft.closed = True  # so that each execution has a record of its own
         token = context.enter(draft)
         try:
             await self.app(scope, receive, send)
         finally:
             context.leave(draft, token)
-            scope.pop(SCOPE_KEY, None)
+            unmark(scope)
 
     def _with_the_lifespan(self, send: Send) -> Send:
         async def sending(message: Message) -> None:
-            if message["type"] == "lifespan.startup.complete":
-                try:
-                    await anyio.to_thread.run_sync(self.start)
-                except Exception as broken:  # noqa: BLE001 - the first event tries again, and says what it costs
-                    lost(broken)
-            elif message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-                # The process may be killed as soon as the server reads this message.
-                await anyio.to_thread.run_sync(self.end)
+            kind = kind_of(message)
+            try:
+                if kind == "lifespan.startup.complete":
+                    await _in_thread(self.start)
+                elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                    # The process may be killed as soon as the server reads this message.
+                    await _in_thread(self.end)
+            except Exception as broken:  # noqa: BLE001 - the first event tries again, and says what it costs
+                lost(broken)
             await send(message)
 
         return sending
+
+
+async def _in_thread(call: Callable[[], object]) -> None:
+    """Calls it in a thread of its own: the application's may all hang."""
+    await anyio.to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))

@@ -19,7 +19,7 @@ from tron_audit_otel.disk_journal import DiskJournal, adopt
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import Action, Outcome, System, error_type
 from tron_audit_otel.journal import MemoryJournal
-from tron_audit_otel.journal_dir import swap
+from tron_audit_otel.journal_dir import DEAD_LETTERS, swap
 from tron_audit_otel.ledger import Ledger, Stats
 from tron_audit_otel.receiver import Log
 from tron_audit_otel.shipper import Shipper
@@ -43,7 +43,7 @@ RETRY_SECONDS_MAX = 1.0
 
 TELLING_SECONDS_MAX = 0.5
 
-DEAD_LETTERS = "dead-letter"
+
 POLICY_CHARACTERS_MAX = 64
 
 REFUSED = "request_refused"

@@ -39,14 +39,18 @@ _ACTIONS = {
     "DELETE": Action.DELETE,
 }
 
-_ROUTES_CACHED_MAX = 4096
-"""Pairs of method and route template; a large API has a few hundred, and clients cannot make new ones."""
+_ROUTES_CACHED_MAX = 1024
+"""Pairs of method and route template; a large API has a few hundred. Through a mount with parameters a client can make
+more, of 2,048 characters."""
 
 _KNOWN_LATER = ("route", "status", "actor_type")
 """Conditions on what is not known of a request when it comes."""
 
 _OF_MATCHES = ("path", "status", "actor_type", "cors_preflight")
 """Conditions that :meth:`Match.matches` looks at."""
+
+HEADERS_MAX = 32
+"""Of a rule. Each of them has up to eight values in a record, which must not be all of it."""
 
 _STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
 
@@ -97,9 +101,15 @@ def _template(value: str) -> str:
 
 
 def _header(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
-        raise ValueError("must be a header's name")
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", value):
+        raise ValueError("must be a header's name, of at most 64 characters")
     return value.lower()
+
+
+def _headers(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > HEADERS_MAX:
+        raise ValueError(f"must name at most {HEADERS_MAX}, not {len(value)}")
+    return value
 
 
 def _place(value: str) -> str:
@@ -117,7 +127,9 @@ _ActorTypes = Annotated[
     tuple[Annotated[Literal["user", "service", "token", "system", "anonymous"], Field()], ...],
     BeforeValidator(_as_tuple),
 ]
-_Headers = Annotated[tuple[Annotated[str, AfterValidator(_header)], ...], BeforeValidator(_as_tuple)]
+_Headers = Annotated[
+    tuple[Annotated[str, AfterValidator(_header)], ...], BeforeValidator(_as_tuple), AfterValidator(_headers)
+]
 
 
 class Match(BaseModel):

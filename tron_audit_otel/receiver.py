@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tron_audit_otel.answer import Answer, Fate
 from tron_audit_otel.event import error_type
+from tron_audit_otel.redact import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,5 +157,6 @@ class Log:
                 return False
             self._said_s[kind] = now_s
         with suppress(BaseException):
-            _logger.log(level, what, *values)
+            # What a receiver or a file system says may hold anything.
+            _logger.log(level, what, *(printable(str(v)) if isinstance(v, str | BaseException) else v for v in values))
         return True

@@ -1,16 +1,22 @@
-"""Makes text from outside safe to keep: one line, valid Unicode, bounded, cut visibly. Pure functions."""
+"""Makes text from outside safe to keep: without secrets, one line, valid Unicode, bounded, cut visibly."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
-from typing import TYPE_CHECKING, Self
+import hmac
+import re
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
+from tron_audit_otel.detect import secret_tokens, secrets, secrets_of_command, secrets_of_header
+from tron_audit_otel.detect_tokens import may_hold_token
 from tron_audit_otel.event import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tron_audit_otel.config import AuditConfig
+    from tron_audit_otel.detect import Span
 
 LINE_CHARACTERS_MAX = 1024
 """For an actor, a resource, a path, a user agent. The longest e-mail address has 254, a usual path under 200."""
@@ -21,26 +27,77 @@ EXEC_CHARACTERS_MAX = 4096
 CUT = "…"
 """Ends a line that was cut, so that nobody takes a prefix for the whole."""
 
-SENSITIVE_HEADERS = frozenset(
-    {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token", "x-csrf-token"}
-)
-"""Recorded as present when a policy names them, never with their value (OWASP logging cheat sheet)."""
+WINDOW_CHARACTERS = 2 * EXEC_CHARACTERS_MAX
+"""How much of a text is looked at: what is kept ends in its middle, and a secret that is cut there is seen whole."""
+
+HEADER_VALUES_MAX = 8
+ARGUMENTS_MAX = 256
+"""Of a command, in a record."""
 
 MASK = "[masked]"
+_MASK_DIGITS = 16
+_PIECE_BYTES = 65_536
+_WHOLE_CHARACTERS_MAX = len(MASK) + 1 + _MASK_DIGITS
+
+_ESCAPE = r"[\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U00(?:0[0-9a-f]|10)[0-9a-f]{4}"
+_ESCAPED = re.compile(rf"\\(?:{_ESCAPE})")
+_WHOLE = re.compile(rf"{_ESCAPED.pattern}|\[masked(?::[0-9a-f]{{{_MASK_DIGITS}}})?\]")
+_TO_ESCAPE = re.compile(rf"\\(?={_ESCAPE})|\\?[^ -~]+")
 
 
 def text(value: object) -> str:
-    """Turns anything into text now: an object may change or expire before the record is written. Never raises."""
+    """Turns anything into text now: an object may change or expire before the record is written. Never raises.
+
+    Bytes that are no UTF-8 become lone surrogates (PEP 383), from which ``encode("utf-8", "surrogateescape")`` makes
+    the same bytes again.
+    """
     try:
-        return value.decode("utf-8", "backslashreplace") if isinstance(value, (bytes, bytearray)) else str(value)
+        found = value.decode("utf-8", "surrogateescape") if isinstance(value, (bytes, bytearray)) else str(value)
+        return str.__str__(found)  # a subclass may do anything as well
     except Exception:  # noqa: BLE001 - str() of an application's object may do anything; the request goes on
         return f"<{type(value).__name__} that has no text>"  # `__class__` of a lazy proxy may raise as well
 
 
-def _escaped(text: str, keep: str = "") -> str:
+def escape(text: str, keep: str = "") -> str:
+    r"""Shows what is not printable as Python's escapes: ``\n \r \t \xHH \uHHHH \UHHHHHHHH``.
+
+    A backslash is doubled where it would read as the begin of one, so that :func:`unescape` gives back what was there.
+    """
+    if text.isprintable() and "\\" not in text:
+        return text
+
+    def shown(found: re.Match[str]) -> str:
+        run = found[0]
+        if run == "\\":
+            return "\\\\"
+        if run.isprintable():
+            return run
+        escaped = printable(run, keep)
+        return escaped if escaped.startswith(run[:2]) else f"\\{escaped}" if run[0] == "\\" else escaped
+
+    return _TO_ESCAPE.sub(shown, text)
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Escapes what would break a line or steer a terminal, and leaves backslashes as they are.
+
+    Unlike with :func:`escape`, what is escaped already stays so: this is to be looked at, not to be read back.
+
+    >>> printable("\x1b[2Jalice\nbob")
+    '\\x1b[2Jalice\\nbob'
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def unescape(text: str) -> str:
+    r"""Gives back what :func:`line` and :func:`block` were given, as far as they did not cut or mask it.
+
+    >>> unescape(r"alice\nbob")
+    'alice\nbob'
+    """
+    return _ESCAPED.sub(lambda found: found[0].encode("ascii").decode("unicode_escape"), text)
 
 
 def line(text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
@@ -52,71 +109,61 @@ def line(text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
     >>> line("alice\nbob")
     'alice\\nbob'
     """
-    if len(text) <= characters_max and text.isprintable():
+    if len(text) <= characters_max and text.isprintable() and "\\" not in text:
         return text
     # One character can become ten; nothing past this head can survive the cut below.
-    return _clipped(_escaped(text[: characters_max + 1]), characters_max)
+    return _clipped(escape(text[: characters_max + 1]), characters_max)
 
 
 def _clipped(text: str, characters_max: int) -> str:
-    return text if len(text) <= characters_max else text[: characters_max - len(CUT)] + CUT
+    return text if len(text) <= characters_max else _head(text, characters_max - len(CUT)) + CUT
 
 
-def block(text: str | bytes, characters_max: int = EXEC_CHARACTERS_MAX) -> Text:
-    r"""Keeps the head of a text of many lines, with the length and the SHA-256 of the whole.
-
-    Line breaks and tabs stay as they are. What UTF-8 cannot carry, and the other control characters, become
-    backslash escapes. Bytes are hashed as they are; a string is hashed as UTF-8, lone surrogates as in WTF-8.
-    """
-    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    if isinstance(text, str):
-        length, head = len(text), text[:characters_max]
-    else:
-        # A character takes four bytes at most; escaping all of a large binary output would take seconds.
-        length = len(text.decode("utf-8", "replace"))
-        head = text[: 4 * characters_max].decode("utf-8", "backslashreplace")
-    head = _escaped(head, keep="\n\t")
-    return Text(
-        head=head[:characters_max],
-        length=length,
-        sha256=hashlib.sha256(raw).hexdigest(),
-        truncated=max(length, len(head)) > characters_max,
-    )
+def _head(escaped: str, characters_max: int) -> str:
+    """Cuts what was escaped, but no escape and no mask in two: half of one would read as something else."""
+    if len(escaped) <= characters_max:
+        return escaped
+    for found in _WHOLE.finditer(escaped, 0, characters_max + _WHOLE_CHARACTERS_MAX):
+        if found.end() > characters_max:
+            return escaped[: min(characters_max, found.start())]
+    return escaped[:characters_max]
 
 
-def command(arguments: Iterable[str], characters_max: int = EXEC_CHARACTERS_MAX) -> tuple[tuple[str, ...], bool]:
-    """Keeps as many arguments as fit into ``characters_max``, each as one line, and tells whether any was cut."""
-    kept: list[str] = []
-    left = characters_max
-    for argument in arguments:
-        if left <= 0:
-            return tuple(kept), True
-        shown = _escaped(argument[: left + 1])
-        kept.append(_clipped(shown, left))
-        if len(shown) > left:
-            return tuple(kept), True
-        left -= len(shown) + 1
-    return tuple(kept), False
+_Found = TypeVar("_Found")
+_Searched = TypeVar("_Searched")
 
 
-def header(name: str, values: Iterable[str]) -> tuple[str, ...]:
-    """Gives a header's values as lines, masked where the name is one that carries secrets."""
-    if name.lower() in SENSITIVE_HEADERS:
-        return tuple(MASK for _ in values)
-    return tuple(line(value) for value in values)
+def _safely(find: Callable[[_Searched], _Found], searched: _Searched, everything: _Found) -> _Found:
+    try:
+        return find(searched)
+    except Exception:  # noqa: BLE001 - whatever breaks a rule, nothing may pass that it did not look at
+        return everything
+
+
+class Command(NamedTuple):
+    """A command as it may be kept."""
+
+    arguments: tuple[str, ...]
+    truncated: bool
+    masked: int
+    """How many secrets were in it."""
 
 
 class Redactor:
-    """Makes what may hold secrets safe to keep. Immutable; equal where the key is."""
+    """Makes what may hold secrets safe to keep: masks them first, then escapes and cuts. Immutable; equal by the key.
+
+    With a key, a mask tells equal secrets from others: it has 64 bits of an HMAC-SHA-256. Nothing here raises: where
+    a rule breaks, the whole text is masked.
+    """
 
     def __init__(self, key: str | None = None) -> None:
         """Takes the key by which a masked secret can be found again; None: it cannot."""
-        self._key = key
+        self._key = key.encode("utf-8", "surrogatepass") if key else None
 
     @classmethod
-    def of(cls, config: AuditConfig) -> Self:  # noqa: ARG003
+    def of(cls, config: AuditConfig) -> Self:
         """Takes what is configured."""
-        return cls()
+        return cls(config.hash_key)
 
     def __eq__(self, other: object) -> bool:
         """Tells whether both mask alike."""
@@ -126,19 +173,147 @@ class Redactor:
         """Gives a hash, not the key's."""
         return hash(type(self))
 
+    def mask(self, secret: str) -> str:
+        """Gives what stands in a secret's place.
+
+        >>> Redactor().mask("hunter2")
+        '[masked]'
+        """
+        if self._key is None:
+            return MASK
+        digest = hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
+        return f"{MASK[:-1]}:{digest.hex()[:_MASK_DIGITS]}]"
+
+    def hmac(self) -> hmac.HMAC | None:
+        """Begins a keyed hash of something whole."""
+        return None if self._key is None else hmac.new(self._key, digestmod="sha256")
+
+    def masked(self, text: str) -> tuple[str, int]:
+        """Masks the secrets in a text, and tells how many there were."""
+        return self._mask(text, _safely(secrets, text, [(0, len(text))]))
+
+    def line(self, text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
+        """Gives text as :func:`line` does, without its secrets."""
+        return line(self._head(text, characters_max)[0], characters_max)
+
+    def tokens(self, text: str) -> str:
+        """Masks only what its form alone tells to be a token. Takes a microsecond of a short text without any."""
+        if not may_hold_token(text):
+            return text
+        return self._mask(text, _safely(secret_tokens, text, [(0, len(text))]))[0]
+
     def block(self, text: str | bytes, characters_max: int = EXEC_CHARACTERS_MAX) -> Text:
         """Keeps the head of a text of many lines."""
-        return block(text, characters_max)
+        output = Output(self)
+        output.write(text)
+        return output.text(characters_max)
 
-    def command(
-        self, arguments: Iterable[str], characters_max: int = EXEC_CHARACTERS_MAX
-    ) -> tuple[tuple[str, ...], bool]:
-        """Keeps as many arguments as fit."""
-        return command(arguments, characters_max)
+    def command(self, arguments: Iterable[str], characters_max: int = EXEC_CHARACTERS_MAX) -> Command:
+        """Keeps as many arguments as fit into ``characters_max``, each as one line."""
+        heads: list[str] = []
+        left, truncated = characters_max, False
+        for argument in arguments:
+            if left <= 0 or len(heads) == ARGUMENTS_MAX:
+                truncated = True
+                break
+            heads.append(argument[:WINDOW_CHARACTERS])
+            left -= len(argument) + 1
+        spans = _safely(secrets_of_command, heads, [[(0, len(head))] for head in heads])
+        kept: list[str] = []
+        left, masked = characters_max, 0
+        for head, found in zip(heads, spans, strict=True):
+            if left <= 0:
+                return Command(tuple(kept), True, masked)  # noqa: FBT003 - a whole value
+            shown, count = self._mask(head, found, left + 1)
+            shown = escape(shown)
+            kept.append(_clipped(shown, left))
+            masked += count
+            if len(shown) > left:
+                return Command(tuple(kept), True, masked)  # noqa: FBT003 - a whole value
+            left -= len(shown) + 1
+        return Command(tuple(kept), truncated, masked)
 
     def header(self, name: str, values: Iterable[str]) -> tuple[str, ...]:
-        """Gives a header's values as lines, masked."""
-        return header(name, values)
+        """Gives a header's values as lines, at most eight, without their secrets.
+
+        Where the name tells that the value is one, only a known scheme and the names of cookies stay.
+        """
+        kept: list[str] = []
+        for value in values:
+            if len(kept) == HEADER_VALUES_MAX:
+                kept[-1] = CUT
+                break
+            head = value[: 2 * LINE_CHARACTERS_MAX]
+            spans = _safely(lambda head: secrets_of_header(name, head), head, [(0, len(head))])
+            kept.append(line(self._mask(head, spans, LINE_CHARACTERS_MAX + 1)[0]))
+        return tuple(kept)
+
+    def _head(self, text: str, characters_max: int) -> tuple[str, int]:
+        head = text[: characters_max + WINDOW_CHARACTERS - EXEC_CHARACTERS_MAX]
+        return self._mask(head, _safely(secrets, head, [(0, len(head))]), characters_max + 1)
+
+    def _mask(self, text: str, spans: Iterable[Span], characters_max: int | None = None) -> tuple[str, int]:
+        """Masks what is in the first ``characters_max`` characters; a secret that ends past them is one of these."""
+        end = len(text) if characters_max is None else min(characters_max, len(text))
+        parts: list[str] = []
+        at = count = 0
+        for start, stop in spans:
+            if start >= end:
+                break
+            parts += (text[at:start], self.mask(text[start:stop]))
+            at = stop
+            count += 1
+        return "".join((*parts, text[at:end])), count
+
+
+class Output:
+    """What a command wrote, in pieces of any size: keeps a window of it, counts and hashes the rest."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        """Begins with nothing."""
+        self._redactor = redactor
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._window: list[str] = []
+        self._room = WINDOW_CHARACTERS
+        self._length = 0
+        self._sha256 = hashlib.sha256()
+        self._hmac = redactor.hmac()
+
+    def write(self, piece: str | bytes) -> None:
+        """Takes a piece. Of bytes, a character may begin in one and end in the next."""
+        if isinstance(piece, str):
+            self._keep(self._decoder.decode(b"", final=True))
+            raw = piece.encode("utf-8", "surrogatepass")
+            self._keep(piece)
+        else:
+            raw = bytes(piece)
+            for at in range(0, len(raw), _PIECE_BYTES):
+                self._keep(self._decoder.decode(raw[at : at + _PIECE_BYTES]))
+        self._sha256.update(raw)
+        if self._hmac is not None:
+            self._hmac.update(raw)
+
+    def _keep(self, text: str) -> None:
+        self._length += len(text)
+        if self._room > 0 and text:
+            self._window.append(text[: self._room])
+            self._room -= len(text)
+
+    def text(self, characters_max: int = EXEC_CHARACTERS_MAX) -> Text:
+        """Gives its head, without its secrets, with what tells of the whole."""
+        self._keep(self._decoder.decode(b"", final=True))
+        window = "".join(self._window)
+        spans = _safely(secrets, window, [(0, len(window))])
+        shown, masked = self._redactor._mask(window, spans, characters_max)  # noqa: SLF001 - of this module
+        head = escape(shown, keep="\n\t")
+        return Text(
+            head=_head(head, characters_max),
+            length=self._length,
+            truncated=self._length > characters_max or len(head) > characters_max,
+            sha256=None if spans else self._sha256.hexdigest(),
+            hmac_sha256=self._hmac.hexdigest() if spans and self._hmac is not None else None,
+            masked=masked,
+        )
 
 
 NO_KEY = Redactor()

@@ -13,11 +13,16 @@ from tron_audit_otel.event import Resource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tron_audit_otel.redact import Redactor
+
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 """A path parameter in a route template, as Starlette's ``path_format`` has it."""
 
-TEMPLATES_CACHED_MAX = 4096
+TEMPLATES_CACHED_MAX = 2048
 """A large API has a few hundred; a mount with parameters adds one for each of their values."""
+
+TEMPLATE_CHARACTERS_MAX = 512
+"""Of one that is kept: a client may write a mount's parameters."""
 
 _API_PREFIX = re.compile(r"^/(?:api/)?(?:v\d+/)?")
 
@@ -41,14 +46,23 @@ def by_route(route: str, path_params: Mapping[str, object]) -> Resource:
 
     A leading ``/api`` and version are left out. A route without parameters is its own name.
     """
-    return _fill(_parts_of_route(route), path_params)
+    parts = _parts_of_route if len(route) <= TEMPLATE_CHARACTERS_MAX else _parts_of_route.__wrapped__
+    return _fill(parts(route), path_params)
 
 
 @lru_cache(TEMPLATES_CACHED_MAX)
 def _parts_of_route(route: str) -> _Parts:
     template = _API_PREFIX.sub("", route).strip("/")
     places = list(PLACEHOLDER.finditer(template))
-    return _parts(template[: places[-1].end()] if places else template)
+    return _split(template[: places[-1].end()] if places else template)
+
+
+def without_tokens(resource: Resource, redactor: Redactor) -> Resource:
+    """Masks what only its form tells to be a token: a path may carry one, such as a link to reset a password."""
+    if (name := redactor.tokens(resource.name)) is resource.name:
+        return resource
+    kind, last = (text and redactor.tokens(text) for text in (resource.type, resource.id))
+    return Resource(redact.line(name), kind, last)
 
 
 def expand(template: str, values: Mapping[str, object]) -> Resource:
@@ -56,7 +70,7 @@ def expand(template: str, values: Mapping[str, object]) -> Resource:
 
     The last placeholder is the id, the segment before it the type. A value that is not known becomes ``-``.
     """
-    return _fill(_parts(template), values)
+    return _fill(_parts_of_template(template), values)
 
 
 class _Parts(NamedTuple):
@@ -66,11 +80,14 @@ class _Parts(NamedTuple):
     """What stands before the last name."""
 
 
-@lru_cache(TEMPLATES_CACHED_MAX)
-def _parts(template: str) -> _Parts:
+def _split(template: str) -> _Parts:
     texts = PLACEHOLDER.split(template)
     before = "".join(texts[:-1:2]) if len(texts) > 1 else template
     return _Parts(tuple(texts), redact.line(before.strip("/").rpartition("/")[2]) or None)
+
+
+_parts_of_template = lru_cache(TEMPLATES_CACHED_MAX)(_split)
+"""For those of a policy."""
 
 
 def _fill(parts: _Parts, values: Mapping[str, object]) -> Resource:
@@ -90,6 +107,6 @@ def encode(text: str | bytes, safe: str = "@:+,=$") -> str:
     """Percent-encodes a part of a path, bounded: no control character and no slash can pass as itself."""
     if isinstance(text, str) and len(text) <= redact.LINE_CHARACTERS_MAX and _PLAIN.fullmatch(text):
         return text
-    raw = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     # One byte more than fits, so that the cut shows.
     return redact.line(quote(raw[: redact.LINE_CHARACTERS_MAX + 1], safe=safe))

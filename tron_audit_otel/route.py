@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Host, Mount
@@ -16,10 +16,17 @@ from tron_audit_otel.redact import LINE_CHARACTERS_MAX
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import Scope
 
 _PLAIN = re.compile(rb"[A-Za-z0-9._~/%-]*")
 _ROUTERS = (Mount, Host)
+
+_RAW_PATHS = (bytes, type(None))
+_LISTS = (list, tuple)
+_TYPES = {"path": str, "raw_path": bytes, "method": str, "root_path": str}
+_PAIR = 2
 
 PATH_SAFE = "/@:+,=$!&'()*;~"
 """The characters that RFC 3986 lets stand in a path."""
@@ -33,22 +40,52 @@ def within(path: str, root_path: str) -> str:
     return rest if rest == "" or rest.startswith("/") else path
 
 
+def well_formed(scope: Scope) -> Scope:
+    """Gives the scope or, where its server keeps to no types, what of it can be read as ASGI has it."""
+    get = scope.get
+    if (
+        type(get("path")) is str
+        and type(get("raw_path")) in _RAW_PATHS
+        and type(get("method", "")) is str
+        and type(get("root_path", "")) is str
+        and type(get("headers", ())) in _LISTS
+    ):
+        return scope
+    read: dict[str, Any] = {name: get(name) for name in ("path", "raw_path", "method", "root_path", "client")}
+    read = {name: value for name, value in read.items() if type(value) is _TYPES.get(name, type(value))}
+    headers = get("headers")
+    # What can be read but once is the application's to read.
+    return {"path": "", **read, "headers": pairs(headers) if isinstance(headers, list | tuple) else []}
+
+
+def pairs(headers: Iterable[object]) -> list[tuple[bytes, bytes]]:
+    """Gives those headers that are a name and a value."""
+    return [
+        (header[0], header[1])
+        for header in headers
+        if isinstance(header, list | tuple) and len(header) == _PAIR and {type(part) for part in header} == {bytes}
+    ]
+
+
 def template(scope: Scope, root_path: str) -> str | None:
     """Gives the template of the route that matched, with the prefixes of its routers and mounts; none for a 404.
 
     ``root_path`` is the scope's at the application's door, before any mount added to it.
     """
-    route = scope.get("route")
-    # FastAPI 0.137 and newer leave the prefix of `include_router` out of the route, and keep the whole here.
-    effective = scope.get("fastapi", {}).get("effective_route_context")
-    if effective is not None and getattr(effective, "original_route", None) is route:
-        route = getattr(effective, "starlette_route", None) or effective
-    path: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
-    if path is None or isinstance(route, _ROUTERS):
-        return None  # some versions name the mount here, where nothing within it matched
-    # A mount's own parameters stand here with the client's values: encoded, none is a placeholder of ours.
-    mounted = within(scope.get("root_path", ""), root_path)
-    return encode(mounted, PATH_SAFE) + path if mounted else path
+    try:
+        route = scope.get("route")
+        # FastAPI 0.137 and newer leave the prefix of `include_router` out of the route, and keep the whole here.
+        effective = scope.get("fastapi", {}).get("effective_route_context")
+        if effective is not None and getattr(effective, "original_route", None) is route:
+            route = getattr(effective, "starlette_route", None) or effective
+        path: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
+        if type(path) is not str or isinstance(route, _ROUTERS):
+            return None  # some versions name the mount here, where nothing within it matched
+        # A mount's own parameters stand here with the client's values: encoded, none is a placeholder of ours.
+        mounted = within(scope.get("root_path", ""), root_path)
+        return encode(mounted, PATH_SAFE) + path if mounted else path
+    except Exception:  # noqa: BLE001 - an application may put any object there
+        return None
 
 
 def is_routed(scope: Scope) -> bool:

@@ -9,13 +9,15 @@ from urllib.parse import parse_qs
 
 from tron_audit_otel import redact
 from tron_audit_otel.event import Execution, Outcome
-from tron_audit_otel.redact import NO_KEY, Redactor
+from tron_audit_otel.redact import NO_KEY, Output, Redactor
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-    from tron_audit_otel.event import Text
 
+QUERY_BYTES_MAX = 65_536
+QUERY_FIELDS_MAX = 1024
+"""A longer query's command is not found."""
 
 BODY_BYTES_MAX = 65_536
 """How much of an execution's request body is kept to find its command. A longer body's command is not found."""
@@ -30,8 +32,29 @@ class Run:
     def __init__(self, command: object, container: object = None, redactor: Redactor = NO_KEY) -> None:
         """Takes the command now, so that it is kept however the execution ends."""
         self._redactor = redactor
-        self.execution = complete(Execution(), command, container, redactor)
-        """As it stands."""
+        self._stdout: Output | None = None
+        self._stderr: Output | None = None
+        self._execution = complete(Execution(), command, container, redactor)
+
+    def write(self, *, stdout: str | bytes | None = None, stderr: str | bytes | None = None) -> None:
+        """Takes a piece of output as it comes, from a stream or a WebSocket; call it as often as pieces come.
+
+        A character or a secret may begin in one piece and end in a later one. However much comes, only the head is
+        kept in memory.
+
+        Args:
+            stdout: A piece of what the command writes.
+            stderr: The same.
+        """
+        if stdout is not None:
+            self._stdout = self._written(self._stdout, stdout)
+        if stderr is not None:
+            self._stderr = self._written(self._stderr, stderr)
+
+    def _written(self, output: Output | None, piece: object) -> Output:
+        output = output or Output(self._redactor)
+        output.write(piece if type(piece) is str or type(piece) is bytes else redact.text(piece))
+        return output
 
     def finish(
         self,
@@ -43,35 +66,40 @@ class Run:
         """Says how the command ended.
 
         Args:
-            stdout: What it wrote; the record keeps the first 4,096 characters, the length and the SHA-256.
+            stdout: What it wrote, or, after :meth:`write`, the last of it. The record keeps the first 4,096 characters
+                without the secrets in them, the length, and the SHA-256 of the whole where nothing was masked.
             stderr: The same.
             return_code: Its exit code; anything but 0 makes the outcome a failure, whatever the response's status.
         """
-        self.execution = self.execution._replace(
-            stdout=self._output(stdout), stderr=self._output(stderr), exit_code=_exit_code(return_code)
-        )
+        self.write(stdout=stdout, stderr=stderr)
+        self._execution = self._execution._replace(exit_code=_exit_code(return_code))
 
     def fail(self, error_type: str, message: object = None) -> None:
         """Says that the command gave no result: it could not start, or nobody waited for its end.
 
         Args:
             error_type: A class of errors, such as ``timeout``.
-            message: More, for people.
+            message: More, for people; without the secrets in it.
         """
-        self.execution = self.execution._replace(error_type=_line(error_type), error_message=_line(message))
+        self._execution = self._execution._replace(
+            error_type=_line(error_type, self._redactor), error_message=_line(message, self._redactor)
+        )
 
-    def _output(self, value: object) -> Text | None:
-        if value is None:
-            return None
-        return self._redactor.block(value if isinstance(value, str | bytes) else redact.text(value))
+    @property
+    def execution(self) -> Execution:
+        """As it stands."""
+        return self._execution._replace(
+            stdout=None if self._stdout is None else self._stdout.text(),
+            stderr=None if self._stderr is None else self._stderr.text(),
+        )
 
 
 def complete(told: Execution, command: object, container: object, redactor: Redactor = NO_KEY) -> Execution:
     """Adds a command and a container where they are not known yet."""
     if told.command is None and command is not None:
-        kept, truncated = redactor.command(_arguments(command))
-        told = told._replace(command=kept, command_truncated=truncated)
-    return told if told.container is not None else told._replace(container=_line(container))
+        kept, truncated, masked = redactor.command(_arguments(command))
+        told = told._replace(command=kept, command_truncated=truncated, command_masked=masked)
+    return told if told.container is not None else told._replace(container=_line(container, redactor))
 
 
 def _arguments(command: object) -> Iterator[str]:
@@ -86,13 +114,17 @@ def _arguments(command: object) -> Iterator[str]:
         yield f"<{type(error).__name__} while the arguments were read>"
 
 
-def _line(value: object) -> str | None:
-    return None if value is None else redact.line(redact.text(value))
+def _line(value: object, redactor: Redactor) -> str | None:
+    return None if value is None else redactor.line(redact.text(value))
 
 
 def _exit_code(value: object) -> int | None:
     """An exit code is 8 bits on POSIX, 32 on Windows, or a negated signal; OTLP carries 64."""
-    return int(value) if isinstance(value, int) and abs(value) < 2**63 else None
+    try:
+        code = int.__int__(value) if isinstance(value, int) else None
+    except Exception:  # noqa: BLE001 - an application's object may do anything
+        return None
+    return code if code is not None and abs(code) < 2**63 else None
 
 
 def worked(execution: Execution) -> Outcome | None:
@@ -143,12 +175,19 @@ def _mapping(value: object, key: str) -> dict[str, Any]:
 
 
 def _places(scope: Scope, body: bytearray | None) -> dict[str, object]:
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-    return {
-        "path": scope.get("path_params") or {},
-        "query": {name: values if len(values) > 1 else values[0] for name, values in query.items()},
-        "body": _json(body),
-    }
+    return {"path": scope.get("path_params") or {}, "query": _query(scope.get("query_string")), "body": _json(body)}
+
+
+def _query(raw: object) -> dict[str, object]:
+    if not isinstance(raw, bytes) or len(raw) > QUERY_BYTES_MAX:
+        return {}
+    try:
+        # What is no UTF-8 is kept as PEP 383 has it, and shows as `\udcXX`.
+        text = raw.decode("utf-8", "surrogateescape")
+        fields = parse_qs(text, max_num_fields=QUERY_FIELDS_MAX, errors="surrogateescape")
+    except ValueError:
+        return {}
+    return {name: values if len(values) > 1 else values[0] for name, values in fields.items()}
 
 
 def _json(body: bytearray | None) -> object:

@@ -6,9 +6,10 @@ resource, escape the texts and fill in the event takes ten, and any thread can d
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from tron_audit_otel import policy, redact, resource, route
+from tron_audit_otel import context, policy, redact, resource, route
 from tron_audit_otel.event import Action, AuditEvent, EventName, Outcome, Request
 from tron_audit_otel.run import worked
 
@@ -17,8 +18,14 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from tron_audit_otel.context import Recorder
     from tron_audit_otel.event import Actor, Execution, Resource
-    from tron_audit_otel.source_ip import Claim, Proxies
+    from tron_audit_otel.redact import Redactor
+    from tron_audit_otel.source_ip import Claim
+
+
+AGENTS_CACHED_MAX = 1024
+"""Browsers and libraries are few; one that writes itself anew each time costs a search."""
 
 
 class Seen(NamedTuple):
@@ -29,7 +36,7 @@ class Seen(NamedTuple):
     duration_ns: int
     context: Context
     client: object
-    proxies: Proxies
+    recorder: Recorder
     claim: Claim
     user_agent: bytes | None
     method: str
@@ -56,6 +63,7 @@ class Seen(NamedTuple):
     def event(self) -> AuditEvent:
         """Makes the event."""
         execution, outcome = self.execution, self.outcome
+        redactor = self.recorder.redactor
         method = policy.known_method(self.method)
         worked_out = worked(execution) if execution is not None else None
         return AuditEvent(
@@ -63,19 +71,19 @@ class Seen(NamedTuple):
             EventName.EXEC if execution is not None else EventName.REQUEST,
             self.began_ns,
             self.duration_ns,
-            self.actor,
+            context.without_tokens(self.actor, redactor),
             self.action or self.rule.action or (Action.EXEC if execution else policy.default_action(method)),
-            self.resource or self._resource(),
+            resource.without_tokens(self.resource or self._resource(), redactor),
             self.told_outcome or (outcome if outcome is Outcome.FAILURE or worked_out is None else worked_out),
             self.context,
-            self.proxies.source(self.client, self.claim),
+            self.recorder.proxies.source(self.client, self.claim),
             Request(
                 method,
-                redact.line(self.method) if method == policy.OTHER_METHOD else None,
+                redact.line(redactor.tokens(self.method)) if method == policy.OTHER_METHOD else None,
                 self.route,
-                route.url_path(self.raw_path, self.path),
+                redactor.tokens(route.url_path(self.raw_path, self.path)),
                 self.status,
-                redact.line(self.user_agent.decode("latin-1")) if self.user_agent is not None else None,
+                _user_agent(self.user_agent, redactor) if self.user_agent is not None else None,
                 self.close_code,
                 self.headers,
             ),
@@ -91,3 +99,8 @@ class Seen(NamedTuple):
         if self.route is not None:
             return resource.by_route(self.route, self.path_params)
         return resource.by_path(route.url_path(self.raw_path, self.path, self.root_path))
+
+
+@lru_cache(AGENTS_CACHED_MAX)
+def _user_agent(sent: bytes, redactor: Redactor) -> str:
+    return redact.line(redactor.tokens(sent.decode("latin-1")))

@@ -28,7 +28,7 @@ from platformdirs import user_state_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tron_audit_otel.config import STATE
-from tron_audit_otel.disk import DIRECTORY, read_file, replace_file
+from tron_audit_otel.disk import open_directory, read_file, replace_file
 from tron_audit_otel.stream_dir import locked
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Looks:
     def seen_at(self, url: str) -> float | None:
         """Gives when the Collector was last looked at, in seconds since 1970; None: never, or nobody knows."""
         try:
-            directory = os.open(self._path.parent, os.O_RDONLY | DIRECTORY)
+            directory = open_directory(self._path.parent)
         except OSError:
             return None
         try:
@@ -237,7 +237,7 @@ class Looks:
             directory: int | None = None
             try:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                directory = os.open(self._path.parent, os.O_RDONLY | DIRECTORY)
+                directory = open_directory(self._path.parent)
                 stack.callback(os.close, directory)
                 stack.enter_context(locked(_LOCK, directory, LOCK_SECONDS_MAX))
             except OSError as error:

@@ -1,25 +1,33 @@
-"""Where a request came from, from what the ASGI scope says alone. Pure functions.
+"""Where a request came from, from what the ASGI scope says alone, and by which rule that is believed.
 
-Only the transport's other end is believed: a forwarding header is the client's word until the proxies that may
-write it are configured.
+A forwarding header is the client's word, but for what the configured proxies have appended to it.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import logging
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from tron_audit_otel import forwarded
 from tron_audit_otel.event import Source
-from tron_audit_otel.redact import line
+from tron_audit_otel.forwarded import FORWARDED, LISTS, X_FORWARDED_FOR, X_REAL_IP
+from tron_audit_otel.networks import NO_NETWORKS, UNIX, Networks, address
+from tron_audit_otel.redact import LINE_CHARACTERS_MAX, line, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tron_audit_otel.config import AuditConfig
+    from tron_audit_otel.networks import Address
 
-FORWARDING_HEADERS = frozenset({b"forwarded", b"x-forwarded-for"})
-"""Anybody can write them. uvicorn believes them from 127.0.0.1 unless told not to, and replaces the peer."""
+_logger = logging.getLogger(__name__)
+
+FORWARDING_HEADERS = frozenset({FORWARDED, X_FORWARDED_FOR, X_REAL_IP})
+"""Anybody can write them. uvicorn believes the second from 127.0.0.1 unless told not to, and replaces the peer."""
 
 RULE_PEER = "peer"
 """The transport peer, as the ASGI server reports it."""
@@ -27,50 +35,228 @@ RULE_PEER = "peer"
 RULE_NONE = "none"
 """The server reports no peer: a Unix socket."""
 
+RULE_TRUSTED_PROXIES = "trusted_proxies"
+"""The first address from the right that is no trusted proxy's; or the one in the one header that they write."""
 
-NOWHERE = Source(address=None, peer=None, rule=RULE_NONE)
+RULE_PROXY_HOPS = "proxy_hops"
+"""The address that stands as many places from the right as there are proxies."""
 
-_PEERS_CACHED_MAX = 1024
+RULE_SERVER = "server"
+"""The ASGI server has put a header's word in the peer's place."""
+
+HOPS_MAX = 32
+"""Of trusted proxies in a chain; each takes a search."""
+
+HEADER_BYTES_MAX = 2048
+"""Of a header's end, for each that is looked at: 32 hops with IPv6 addresses and ports. It waits in memory."""
+
+_FIRST_BYTES_MAX = 64
+_SOURCES_CACHED_MAX = 1024
 
 _name = itemgetter(0)
+
+
+class Lines(NamedTuple):
+    """A header's lines, joined, as much of them as is kept."""
+
+    tail: bytes
+    first: bytes | None = None
+    """Where the tail is not the whole: how the whole begins."""
+
+    @classmethod
+    def of(cls, values: Sequence[bytes]) -> Self | None:
+        """Joins them, from the right and no further than they are kept; None where there are none."""
+        if not values:
+            return None
+        if len(values) == 1 and type(values[0]) is bytes and len(values[0]) <= HEADER_BYTES_MAX:
+            return cls(values[0])
+        kept: list[bytes] = []
+        left = HEADER_BYTES_MAX
+        for value in reversed(values):
+            if left < len(value):
+                kept.append(value[len(value) - left :])
+                return cls(b",".join(reversed(kept))[-HEADER_BYTES_MAX:], bytes(values[0][:_FIRST_BYTES_MAX]))
+            kept.append(value)
+            left -= len(value) + 1
+        return cls(b",".join(reversed(kept)))
+
+    @property
+    def has_ports(self) -> bool:
+        """Tells whether any entry may name a port."""
+        return b":" in self.tail or b":" in (self.first or b"")
+
+    @property
+    def text(self) -> str:
+        """The entries that are there to the last character."""
+        tail = self.tail.decode("latin-1")
+        return tail if self.first is None else tail.partition(",")[2]
+
+    @property
+    def is_cut(self) -> bool:
+        """Tells whether there was more on the left."""
+        return self.first is not None
 
 
 class Claim(NamedTuple):
     """What a request's headers say of where it came from: as much of it as is looked at."""
 
-    is_made: bool = False
-    """One of FORWARDING_HEADERS came with the request."""
+    ours: Lines | None = None
+    """The header that the proxies write."""
+    x_forwarded_for: Lines | None = None
+    """What the server may have believed."""
+    is_made: bool = True
+    """Any forwarding header came with the request."""
 
 
-NO_CLAIM = Claim()
+NO_CLAIM = Claim(is_made=False)
 
 
+@dataclass(frozen=True)
 class Proxies:
     """The proxies before the application, and what of their word is believed."""
 
+    networks: Networks = NO_NETWORKS
+    unix: bool = False
+    """A connection through a Unix socket is a proxy's."""
+    hops: int | None = None
+    """How many stand one behind the other."""
+    header: bytes = X_FORWARDED_FOR
+    """The one that they write."""
+    _names: frozenset[bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Keeps the names of the headers that are looked at."""
+        object.__setattr__(self, "_names", FORWARDING_HEADERS | {self.header})
+
     @classmethod
-    def of(cls, config: AuditConfig) -> Self:  # noqa: ARG003
+    def of(cls, config: AuditConfig) -> Self:
         """Takes those that are configured."""
-        return cls()
+        trusted = config.trusted_proxies
+        networks = Networks(each for each in trusted if each != UNIX)
+        return cls(networks, UNIX in trusted, config.proxy_hops, config.proxy_header.encode("ascii"))
 
     def claim(self, headers: Iterable[tuple[bytes, bytes]]) -> Claim:
-        """Takes from a request's headers what :meth:`source` needs, bounded; costs next to nothing."""
-        return NO_CLAIM if FORWARDING_HEADERS.isdisjoint(map(_name, headers)) else Claim(is_made=True)
+        """Takes from a request's headers what :meth:`source` needs, bounded; costs next to nothing. Never raises."""
+        try:
+            if self._names.isdisjoint(map(_name, headers)):
+                return NO_CLAIM
+            return self._claim(headers)
+        except Exception:  # noqa: BLE001 - headers that are none, from a server that is none
+            return Claim()
+
+    def _claim(self, headers: Iterable[tuple[bytes, bytes]]) -> Claim:
+        ours = Lines.of([value for name, value in headers if name == self.header])
+        if self.header == X_FORWARDED_FOR:
+            return Claim(ours, ours)
+        return Claim(ours, Lines.of([value for name, value in headers if name == X_FORWARDED_FOR]))
 
     def source(self, client: object, claim: Claim) -> Source:
-        """Gives where a request came from, by a scope's ``client`` (ASGI specification, HTTP scope) and its claim."""
-        host = client[0] if isinstance(client, tuple | list) and client else None
-        if not host:
-            return NOWHERE
-        # The peer is then a proxy, or a server such as uvicorn has already put the header's word in its place.
-        return _of_peer(str(host), claim.is_made)
+        """Gives where a request came from, by a scope's ``client`` (ASGI specification, HTTP scope) and its claim.
+
+        Never raises.
+        """
+        host, port = _ends(client)
+        if not claim.is_made:
+            return _of_peer(host, suspect=False)
+        if port and not (claim.x_forwarded_for and claim.x_forwarded_for.has_ports):
+            port = None  # nobody names it, and what is the same for all connections is worked out once
+        return _of_claim(self, host, port, claim)
+
+    def believes(self, peer: Address | None, *, has_peer: bool) -> bool:
+        """Tells whether the other end of a connection is a proxy whose word counts."""
+        if self.networks or self.unix:
+            return self.unix if not has_peer else peer is not None and peer in self.networks
+        return self.hops is not None
+
+    def choose(self, lines: Lines) -> tuple[Address | None, bool]:
+        """Gives the address to believe of those in the proxies' header, if any is, and whether to doubt it."""
+        if lines.is_cut and self.header not in LISTS:
+            return None, False
+        nodes = forwarded.nodes(self.header, lines.text)
+        if self.hops is not None:
+            return next(islice(nodes, self.hops - 1, None), None), False
+        return self._walk(nodes, is_cut=lines.is_cut)
+
+    def _walk(self, nodes: Iterator[Address | None], *, is_cut: bool) -> tuple[Address | None, bool]:
+        last = None
+        for node in islice(nodes, HOPS_MAX):
+            if node is None:
+                return last, True
+            if node not in self.networks:
+                return node, False
+            last = node
+        return last, is_cut or next(nodes, last) is not last
 
 
 NO_PROXIES = Proxies()
 """Nobody's word is believed."""
 
 
-@lru_cache(_PEERS_CACHED_MAX)
-def _of_peer(host: str, suspect: bool) -> Source:  # noqa: FBT001 - the cache takes it so
-    address = line(host)
-    return Source(address, address, RULE_PEER, suspect)
+def _ends(client: object) -> tuple[str | None, int | None]:
+    try:
+        if not isinstance(client, tuple | list) or not client or client[0] is None:
+            return None, None
+        host, port = text(client[0])[: LINE_CHARACTERS_MAX + 1], client[1] if len(client) > 1 else None
+    except Exception:  # noqa: BLE001 - as with the headers
+        return None, None
+    return host or None, port if type(port) is int else None
+
+
+@lru_cache(_SOURCES_CACHED_MAX)
+def _address(host: str | None) -> Address | None:
+    return address(host.partition("%")[0]) if host is not None else None  # behind a % stands a link-local zone
+
+
+@lru_cache(_SOURCES_CACHED_MAX)
+def _of_peer(host: str | None, *, suspect: bool) -> Source:
+    if host is None:
+        return Source(None, None, RULE_NONE, suspect)
+    return Source(_shown(host), line(host), RULE_PEER, suspect)
+
+
+def _shown(host: str) -> str:
+    return str(_address(host) or line(host))
+
+
+@lru_cache(_SOURCES_CACHED_MAX)
+def _of_claim(proxies: Proxies, host: str | None, port: int | None, claim: Claim) -> Source:
+    believed = proxies.believes(_address(host), has_peer=host is not None)
+    # No connection has port 0; servers put it where they believe a header that names no port.
+    replaced = host is not None and port == 0
+    doubtful = replaced or _is_named(host, port, claim.x_forwarded_for)
+    if replaced:
+        _warn()
+    # A client that guesses the port of a connection between proxies may name it, too, and must not win by that.
+    if host is not None and (replaced or (doubtful and not believed)):
+        return Source(_shown(host), None, RULE_SERVER, suspect=True)
+    if not believed or claim.ours is None:
+        return _of_peer(host, suspect=True)
+    chosen, suspect = proxies.choose(claim.ours)
+    if chosen is None:
+        return _of_peer(host, suspect=True)
+    rule = RULE_TRUSTED_PROXIES if proxies.hops is None else RULE_PROXY_HOPS
+    return Source(str(chosen), line(host) if host is not None else None, rule, suspect or doubtful)
+
+
+def _is_named(host: str | None, port: int | None, lines: Lines | None) -> bool:
+    """Tells whether X-Forwarded-For names both as one end: uvicorn takes the port from there, too."""
+    if host is None or port is None or lines is None:
+        return False
+    first = () if lines.first is None else (lines.first.decode("latin-1").partition(",")[0],)
+    return any(_is_end(entry.strip(), host, port) for entry in (*forwarded.entries(lines.text), *first))
+
+
+def _is_end(entry: str, host: str, port: int) -> bool:
+    named, _, number = entry.rpartition(":")
+    try:
+        return named in (host, f"[{host}]") and int(number) == port
+    except ValueError:
+        return False
+
+
+@cache
+def _warn() -> None:
+    _logger.warning(
+        "the ASGI server has put a forwarding header's word in the place of a connection's address; such records are "
+        "suspect. Run uvicorn with --no-proxy-headers, and name the proxies in AUDIT_LOG_TRUSTED_PROXIES"
+    )

@@ -163,7 +163,15 @@ class Stream:
 
     def _settings(self) -> System:
         config = self._config
-        return System(commit=config.commit, on_full=config.on_full_for(config.commit), policy_sha256=self._policy)
+        believed = bool(config.trusted_proxies) or config.proxy_hops is not None
+        return System(
+            commit=config.commit,
+            on_full=config.on_full_for(config.commit),
+            trusted_proxies=config.trusted_proxies or None,
+            proxy_hops=config.proxy_hops,
+            proxy_header=config.proxy_header if believed else None,
+            policy_sha256=self._policy,
+        )
 
     def admit(self) -> Callable[[], None] | None:
         """Keeps a place for a request's record, and gives what lets go of it.

@@ -17,7 +17,20 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.disk import DIRECTORY, NEW, open_file, opened, read_number, refusal, sync_directory
+from tron_audit_otel.disk import (
+    DIRECTORY,
+    NEW,
+    exposure,
+    make_directory,
+    open_directory,
+    open_file,
+    opened,
+    opened_directory,
+    read_number,
+    refusal,
+    strangeness,
+    sync_directory,
+)
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.frames import pack_number
 
@@ -165,7 +178,7 @@ def open_root(root: Path) -> int:
     """Makes the root if it is not there, and opens it.
 
     Raises:
-        JournalError: It cannot be.
+        JournalError: It cannot be, or is open to others than us.
     """
     if sys.platform == "win32":
         raise JournalError(
@@ -173,12 +186,15 @@ def open_root(root: Path) -> int:
             "disk_failed",
         )
     try:
-        if not root.exists():
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            root.chmod(0o700)  # whatever the umask
-        return os.open(root, os.O_RDONLY | DIRECTORY)
+        make_directory(root)
+        directory = open_directory(root)
     except OSError as error:
         raise refusal(f"AUDIT_LOG_JOURNAL_DIR: {root} cannot be used", error) from error
+    why = strangeness(directory, root) or exposure(directory, root)
+    if why is not None:
+        os.close(directory)
+        raise JournalError(f"AUDIT_LOG_JOURNAL_DIR: {why}", "disk_failed")
+    return directory
 
 
 def make(root: Path) -> StreamDirectory:
@@ -330,8 +346,7 @@ def streams(root: Path) -> Iterator[tuple[int, list[str]]]:
         root_fd, names = -1, []
         try:
             with suppress(FileNotFoundError):
-                root_fd = os.open(root, os.O_RDONLY | DIRECTORY)
-                stack.callback(os.close, root_fd)
+                root_fd = stack.enter_context(opened_directory(root))
                 entries = stack.enter_context(os.scandir(root_fd))
                 names = [
                     entry.name

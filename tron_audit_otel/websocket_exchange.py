@@ -13,11 +13,14 @@ from tron_audit_otel.exchange import (
     CLIENT_DISCONNECTED,
     NO_RESPONSE,
     Exchange,
-    bytes_announced,
 )
+from tron_audit_otel.messages import bytes_announced, is_whole, kind_of, readable, status_of
 
 if TYPE_CHECKING:
     from starlette.types import Message
+
+_CODES = range(1, 65_536)
+"""RFC 6455, 5.5.1: two bytes."""
 
 SWITCHING_PROTOCOLS = 101
 FORBIDDEN = 403
@@ -31,6 +34,9 @@ TRY_AGAIN_LATER = 1013
 """IANA, WebSocket close codes."""
 
 
+BEGINNINGS = ("websocket.accept", "websocket.http.response.start")
+
+
 class WebSocketExchange(Exchange):
     """A WebSocket from handshake to close, or a refused handshake. It ends when its handler ends."""
 
@@ -41,9 +47,9 @@ class WebSocketExchange(Exchange):
     async def receive(self) -> Message:
         """Passes a message to the application."""
         message = await self._receive()
-        if message["type"] == "websocket.disconnect":
+        if kind_of(message) == "websocket.disconnect":
             self._disconnected = True
-            self._closed(message.get("code") or CLOSED_NORMALLY[-1])
+            self._closed(code_of(message) or CLOSED_NORMALLY[-1])
         return message
 
     async def send(self, message: Message) -> None:
@@ -51,7 +57,8 @@ class WebSocketExchange(Exchange):
         if self._is_withdrawn:
             return
         if self._audit.commit is not None:
-            if message["type"] == "websocket.http.response.start":
+            if kind_of(message) == "websocket.http.response.start":
+                message = readable(message)
                 self._note(message)
                 self._denial, self._bytes_left = message, bytes_announced("GET", message)
                 return
@@ -62,13 +69,16 @@ class WebSocketExchange(Exchange):
                 await self.settle()
                 if self._is_withdrawn:
                     return
-            if (denial := self._denial) is not None:
-                self._denial = None
-                await self._pass(denial)
+            await self._release_denial()
         await self._pass(message)
 
+    async def _release_denial(self) -> None:
+        if (denial := self._denial) is not None:
+            self._denial = None
+            await self._pass(denial)
+
     async def _pass(self, message: Message) -> None:
-        self._has_begun |= message["type"] in ("websocket.accept", "websocket.http.response.start")
+        self._has_begun |= kind_of(message) in BEGINNINGS
         try:
             await self._send(message)
         except OSError:
@@ -77,25 +87,31 @@ class WebSocketExchange(Exchange):
         self._note(message)
 
     def _ends(self, message: Message) -> bool:
-        kind = message["type"]
+        kind = kind_of(message)
         if kind != "websocket.http.response.body":
-            return bool(kind == "websocket.close")
-        return self._completes(message, is_last=not message.get("more_body", False))
+            return kind == "websocket.close"
+        return self._completes(message, is_last=is_whole(message))
 
     def _note(self, message: Message) -> None:
-        kind = message["type"]
+        kind = kind_of(message)
         if kind == "websocket.accept":
             self._status = SWITCHING_PROTOCOLS
         elif kind == "websocket.http.response.start":
-            self._status = message["status"]
+            self._status = status_of(message)
         elif kind == "websocket.close" and self._status is None:
             self._status = FORBIDDEN  # ASGI: a close before the accept refuses the handshake so
         elif kind == "websocket.close" and self._status == SWITCHING_PROTOCOLS:
-            self._closed(message.get("code") or CLOSED_NORMALLY[0])
+            self._closed(code_of(message) or CLOSED_NORMALLY[0])
+
+    def _can_deny(self) -> bool:
+        try:
+            return "websocket.http.response" in (self._entered.get("extensions") or {})
+        except Exception:  # noqa: BLE001 - a server may give anything
+            return False
 
     async def refuse(self) -> None:
         """Refuses the handshake."""
-        if "websocket.http.response" not in (self.scope.get("extensions") or {}):
+        if not self._can_deny():
             await self._send({"type": "websocket.close", "code": TRY_AGAIN_LATER})
             return
         await self._send_refusal("websocket.http.response")
@@ -106,7 +122,10 @@ class WebSocketExchange(Exchange):
         Raises:
             JournalError: It cannot be; the server closes the connection.
         """
-        if self._is_withdrawn or await self.is_committed():
+        if self._is_withdrawn:
+            return
+        if await self.is_committed():
+            await self._release_denial()
             return
         self._is_withdrawn = True
         if not self._has_begun:
@@ -145,3 +164,12 @@ class WebSocketExchange(Exchange):
             self.finish(Outcome.UNKNOWN, CANCELLED)
         else:
             self.finish(Outcome.FAILURE)
+
+
+def code_of(message: Message) -> int | None:
+    """Gives the code with which a side closes; None where it gives none that could be sent."""
+    try:
+        code = message["code"]
+        return int(code) if isinstance(code, int) and code in _CODES else None
+    except Exception:  # noqa: BLE001 - either side may give anything
+        return None

@@ -100,7 +100,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.fixture(scope="module")
 def made(otelcol: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """What each SIEM's exporter is given of the twenty records."""
+    """What each SIEM's exporter is given of the twenty-one records."""
     return sent(otelcol, tmp_path_factory.mktemp("siems"), list(siem_records.RECORDS.values()))
 
 

@@ -115,6 +115,10 @@ def ordinary(chance: random.Random, number: int) -> dict[str, Any]:
             "process.exit.code": chance.choice([0, 1, 137]),
             "audit.exec.stdout.text": "total 0\n",
         }
+        if masked := chance.randrange(3):
+            found["audit.exec.stdout.masked"] = masked
+    if action == "START":
+        found["audit.system.trusted_proxies"] = chance.choice([["10.0.0.0/8", "unix"], ["10.1.0.0/16"]])
     return found
 
 
@@ -397,6 +401,10 @@ QUESTIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "process.args:tar AND NOT process.exit_code:0": lambda known: known.get("process.exit.code") in {1, 137},
     "event.duration:>=86400000000000": lambda known: known["audit.duration_ms"] == 86_400_000.0,
     "http.response.status_code:[500 TO 599]": lambda known: known["http.response.status_code"] == 500,
+    "audit.exec.stdout.masked:>1": lambda known: known.get("audit.exec.stdout.masked", 0) > 1,
+    'audit.action:START AND NOT audit.system.trusted_proxies:"10.0.0.0/8"': lambda known: (
+        known.get("audit.system.trusted_proxies") == ["10.1.0.0/16"]
+    ),
     'message:"alice example.com delete"': lambda known: (
         (known.get("audit.actor.id"), known["audit.action"]) == ("alice@example.com", "DELETE")
     ),

@@ -1,0 +1,65 @@
+"""Headers that carry secrets, told by their names."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tron_audit_otel.detect_values import SCHEME, cookies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Span = tuple[int, int]
+
+_PARTS = frozenset(
+    (
+        *(
+            "auth",
+            "authorization",
+            "token",
+            "tokens",
+            "secret",
+            "cookie",
+            "cookie2",
+            "password",
+            "passwd",
+            "passphrase",
+        ),
+        *("pwd", "signature", "sig", "credential", "credentials", "jwt", "csrf", "xsrf", "session", "sessionid", "sid"),
+        *("key", "apikey", "authkey", "accesskey", "secretkey", "otp", "totp", "assertion", "authtoken", "accesstoken"),
+        *("sessiontoken", "csrftoken", "xsrftoken", "idtoken", "bearer", "ticket", "nonce"),
+    )
+)
+_NO_SECRET = frozenset(
+    (
+        *("idempotency-key", "sec-websocket-key", "surrogate-key", "cache-key", "x-cache-key", "signature-input"),
+        *("public-key-pins", "public-key-pins-report-only", "accept-signature", "sec-token-binding"),
+        *("x-amz-server-side-encryption-customer-key-md5", "x-amz-server-side-encryption-aws-kms-key-id"),
+    )
+)
+"""Public by their purpose. The client draws the first two at random: one to be found again by, one against caches."""
+_PART = re.compile(r"[^-_.]+")
+
+
+def is_secret(name: str) -> bool:
+    """Tells whether a header's values are secret, whatever they are.
+
+    >>> is_secret("X-Vault-Token"), is_secret("X-Request-Id")
+    (True, False)
+    """
+    lower = name.lower()
+    return lower not in _NO_SECRET and not _PARTS.isdisjoint(_PART.findall(lower))
+
+
+def secret_parts(name: str, value: str) -> Iterator[Span]:
+    """Finds what is secret in a value of a secret header: all but a known scheme, or the cookies' names."""
+    lower = name.lower()
+    if "cookie" in lower:
+        yield from cookies(value, 0, len(value), is_set="set-cookie" in lower)
+        return
+    scheme = SCHEME.match(value)
+    start = scheme.end() if scheme is not None else len(value) - len(value.lstrip())
+    end = len(value.rstrip())
+    if start < end:
+        yield start, end

@@ -1,0 +1,236 @@
+"""Secrets that are told by a name before them: ``password=``, ``"apiKey":``, ``--token``, ``Cookie:``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from tron_audit_otel.detect_values import Place, end_of_line, of_header, opener, value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Span = tuple[int, int]
+
+ARGUMENT = "\x1f"
+"""Stands between the arguments of a command that is looked at as one text."""
+
+_KEY = (
+    r"(?:api|access|auth|private|priv|secret|session|sign(?:ing)?|encrypt(?:ion)?|master|account|shared|subscription"
+    r"|storage|hmac|aes|webhook|service|deploy|functions?|license|app|admin|rapidapi|integration|consumer|client)[_.-]?"
+)
+_CLEAR = (
+    r"passw(?:or)?ds?|passphrases?|passcodes?|passwort|secrets?|tokens?|credentials?|storepass|keypass|userpass"
+    rf"|jsessionid|phpsessid|connect\.sid|authorization|{_KEY}keys?"
+)
+_SHORT = r"pwd|pass|pw|psk|creds?|otp|jwt|auth|sessid|sessionid|session|sid|signature|cookie|community|pat"
+_CORE = re.compile(
+    rf"(?i:{_CLEAR}|(?:(?<![A-Za-z])|(?-i:(?<=[a-z])(?=[A-Z])))(?:{_SHORT}))"
+    r"(?:(?<=[a-z])(?![a-z])|(?<=[A-Z])(?![A-Z]))"
+)
+"""The word of a name that says "secret": whole, or a part in ``snake_case`` or ``camelCase``."""
+_STEMS = (
+    *("pass", "secret", "token", "cred", "pwd", "pw", "psk", "auth", "cookie", "sess", "sid", "signature", "otp"),
+    *("jwt", "_pat", "community", "connect.sid", "storepass", "keypass", "userpass", "jsessionid", "phpsessid"),
+)
+"""With ``key``, where such a word can begin: a search for a text takes a hundredth of that for the pattern."""
+_BEFORE_KEY = re.compile(f"{_KEY}$")
+_BEFORE_KEY_CHARACTERS_MAX = 16
+_WEAK = frozenset(
+    (
+        "pwd",
+        "pass",
+        "pat",
+        "pw",
+        "auth",
+        "session",
+        "sid",
+        "signature",
+        "jwt",
+        "otp",
+        "creds",
+        "cred",
+        "community",
+        "sessid",
+    )
+)
+_WEAK_BUT_LONG = frozenset(("pat", "auth", "session", "sid", "signature", "jwt"))
+_LONG_VALUE = re.compile(r"""\\{0,3}["']?[\w+/=.%~-]{8}""")
+
+_IDENTIFIER = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+_NAME_CHARACTERS_MAX = 64
+_REST = re.compile(r"[A-Za-z0-9_.-]{0,48}+")
+_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
+_ABOUT = frozenset(
+    (
+        *("name", "names", "type", "types", "id", "ids", "file", "files", "path", "paths", "dir", "url", "uri", "ref"),
+        *("count", "len", "length", "size", "limit", "max", "min", "policy", "expiry", "expires", "expire", "expired"),
+        *("expiration", "ttl", "age", "lifetime", "timeout", "refs", "version", "enabled", "disabled", "required"),
+        *("status", "state", "format", "field", "fields", "column", "prompt", "algorithm", "alg", "method", "methods"),
+        *("warning", "error", "errors", "exception", "seconds", "minutes", "hours", "days", "ms", "change", "changes"),
+        *("mode", "hint", "label", "title", "usage", "used", "budget", "index", "idx", "pos", "position", "endpoint"),
+        *("py", "js", "ts", "go", "rs", "java", "md", "html", "css", "json", "yaml", "yml", "txt", "sh", "pem", "crt"),
+    )
+)
+"""Ends a name that tells something about a secret."""
+
+_SEPARATOR = re.compile(
+    r"""\\{0,3}["'`]?\]?\)?[ \t\x1f]{0,64}+"""
+    r"""(?:=>|:=|={1,3}|:(?!:)|%3[DdAa]|\\u003[dD]|(?<![-=])>(?!>))[ \t\x1f]{0,64}+"""
+)
+_FLAG_SEPARATOR = re.compile(r"""(?:[=:]|\\{0,3}["']?,?[ \t\n\x1f]{1,64}+)(?!-)""")
+_BLOCK = re.compile(r"[|>][+-]?\d?[ \t]{0,8}\n")
+_PAIR = re.compile(r"""\\{0,3}["']?[,;\s\x1f]{1,64}+\\{0,3}["']?value\\{0,3}["']?\s{0,8}+[:=]\s{0,8}+""", re.IGNORECASE)
+_TOLD = re.compile(
+    r"[ \t]{1,8}(?:(?:is|was)[ \t:]{1,8}"
+    r"|(?:for|of|to)[ \t]{1,8}[^\s:]{1,64}+[ \t]{0,4}[:=][ \t]{1,8}|(?=[\"']))(?=\S)"
+)
+_NEXT_TEXT = re.compile(r"""[\"'][ \t]{0,8},[ \t]{0,8}(?=[\"'][^\"'\n]{1,256}[\"'][ \t]{0,4}[)\]])""")
+_FIRST_WORD = re.compile(r"[\"']?(?P<word>[A-Za-z]{0,16}+)[\"']?(?![^\s.,;:])")
+_PROSE = frozenset(
+    (
+        *("a", "an", "the", "not", "no", "required", "incorrect", "wrong", "invalid", "expired", "too", "set", "unset"),
+        *("empty", "valid", "correct", "missing", "needed", "used", "sent", "stored", "in", "on", "at", "to", "for"),
+        *("of", "and", "or", "being", "been", "now", "also", "only", "never", "always", "changed", "reset", "ok"),
+    )
+)
+_SPACE = re.compile(r"[\s\x1f]{1,16}")
+_SET = re.compile(
+    r"(?:(?:^|[\s\x1f;&\"'])(?:ENV|ARG|SET|set|setenv|declare[ \t]-\w{1,4}|config(?:ure)?[ \t]set)[ \t\x1f]{1,8}"
+    r"|(?:login|machine|user(?:name)?|account)\s{1,8}\S{1,128}\s{1,8}|wifi[^\n]{0,96}[\s\x1f])$"
+)
+_COLUMN = re.compile(
+    r"(?:[ ]{2,64}+|[ ]?\t[ \t]{0,64}+|[ ]{1,8}+\|[ ]{1,64}+)"
+    r"(?=[^\s|\x1f]{1,256}+[ \t]{0,64}+(?:\|[ \t]{0,8}+)?(?:[\n\r]|\Z))"
+)
+_BEFORE_COLUMN = re.compile(r"(?:^|\n)[ \t|]{0,16}$")
+_BEGINS_LINE = re.compile(
+    r"(?:^|\n)[ \t]{0,64}(?:[+>#-][ \t]{1,8})?(?:export[ \t]{1,8}|ENV[ \t]{1,8}|declare[ \t]-x[ \t]{1,8})?[\"']?$"
+)
+_EXPANSION = re.compile(r"^\$\{[\w.-]{1,128}:[+?]$")
+_CALL = re.compile(r"\([ \t]{0,8}(?=[\"'])")
+_CURL_HEADER = re.compile(r"-H[ \x1f]?(?P<quote>\\{0,3}[\"'])$")
+
+
+class Name(NamedTuple):
+    """The name of a secret."""
+
+    word: str
+    """What of it says so, in lower case."""
+    start: int
+    end: int
+    whole: str
+    is_called: bool
+    """As in ``setPassword("…")``."""
+
+
+def labelled(text: str, *, of_shell: bool = False) -> Iterator[Span]:
+    """Finds values whose name says that they are secret; ``of_shell``: the text is a command, no file."""
+    done = 0
+    for start in _starts(text):
+        if start < done or (core := _CORE.match(text, start)) is None:
+            continue
+        if (name := _name(text, core)) is not None:
+            for span in _of_name(text, name, of_shell=of_shell):
+                done = max(done, span[1])
+                yield span
+
+
+def _starts(text: str) -> list[int]:
+    lower = text.replace("\u0130", "i").lower()  # the one letter of which two become
+    starts = set()
+    for stem in _STEMS:
+        at = lower.find(stem)
+        while at >= 0:
+            starts.add(at + (stem[0] == "_"))
+            at = lower.find(stem, at + len(stem))
+    at = lower.find("key")
+    while at >= 0:
+        first = max(0, at - _BEFORE_KEY_CHARACTERS_MAX)
+        if (kind := _BEFORE_KEY.search(lower[first:at])) is not None:
+            starts.add(first + kind.start())
+        at = lower.find("key", at + 1)
+    return sorted(starts)
+
+
+def _name(text: str, core: re.Match[str]) -> Name | None:
+    start, end = core.span()
+    before = text[max(0, start - _NAME_CHARACTERS_MAX) : start]
+    begin = start - len(before) + len(before.rstrip(_IDENTIFIER))
+    rest = _REST.match(text, end)
+    stop = end if rest is None else rest.end()
+    parts = _PART.findall(text[end:stop])
+    if (parts and parts[-1].lower() in _ABOUT) or text[stop : stop + 1] in {"/", "@"}:
+        return None
+    is_called = text.startswith("(", stop)
+    if is_called and not text[begin:stop].lower().startswith(("set", "with")):
+        return None
+    return Name(core[0].lower(), begin, stop, text[begin:stop], is_called)
+
+
+def _of_name(text: str, name: Name, *, of_shell: bool) -> Iterator[Span]:
+    separator = (_CALL if name.is_called else _SEPARATOR).match(text, name.end)
+    if separator is not None and _EXPANSION.search(text[max(0, name.start - 2) : separator.end() + 1]):
+        return  # a shell asks whether there is one
+    is_flag = name.whole.startswith("-") and (name.start == 0 or text[name.start - 1] in " \t\n\x1f\"'[(,=")
+    if separator is None and is_flag:
+        separator = _FLAG_SEPARATOR.match(text, name.end)
+    quote = opener(text, name.start)
+    if quote is not None and text.startswith(quote, name.end):
+        quote = None  # the name's own
+    if name.word in {"cookie", "authorization"}:
+        if separator is not None:
+            before = _CURL_HEADER.search(text, max(0, name.start - 8), name.start + 2)
+            place = Place(separator.end(), before["quote"] if quote is None and before is not None else quote)
+            yield from of_header(text, place, cookie=name.whole if name.word == "cookie" else None)
+    elif separator is not None and _BLOCK.match(text, separator.end()):
+        yield from _indented(text, name.start, separator.end())
+    elif (at := _without_separator(text, name) if separator is None else separator.end()) is not None:
+        is_line = separator is not None and not of_shell and not is_flag and _begins_line(text, name.start)
+        if separator is None or _means_secret(text, name, at):
+            is_weak = name.word in _WEAK or name.word == "tokens"
+            yield from value(text, Place(at, quote, is_line, is_weak))
+
+
+def _begins_line(text: str, at: int) -> bool:
+    return _BEGINS_LINE.search(text, max(0, at - 96), at) is not None
+
+
+def _means_secret(text: str, name: Name, at: int) -> bool:
+    """Tells whether a short name that stands for many things stands for a secret here."""
+    if name.word == "pwd":  # a shell's working directory
+        return text[at : at + 1] not in {"/", "~"} and text[at + 1 : at + 2] != "/"
+    return name.word not in _WEAK_BUT_LONG or _LONG_VALUE.match(text, at) is not None
+
+
+def _without_separator(text: str, name: Name) -> int | None:
+    """Finds where a value begins that only white space or a word parts from its name."""
+    before = text[max(0, name.start - 160) : name.start]
+    if name.word in _WEAK - {"pass", "pwd"}:
+        return None
+    if (told := _TOLD.match(text, name.end)) is not None:
+        word = _FIRST_WORD.match(text, told.end())
+        return None if word is not None and word["word"].lower() in _PROSE else told.end()
+    if (pair := _PAIR.match(text, name.end) or _NEXT_TEXT.match(text, name.end)) is not None:
+        return pair.end()
+    if (space := _SPACE.match(text, name.end)) is not None and _SET.search(before):
+        return space.end()
+    if (column := _COLUMN.match(text, name.end)) is not None and _BEFORE_COLUMN.search(before):
+        return column.end()
+    return None
+
+
+def _indented(text: str, start: int, at: int) -> Iterator[Span]:
+    """Gives a block of YAML: the lines that stand further in than their key."""
+    before = text[max(0, start - 256) : start].rpartition("\n")[2]
+    depth = len(before) - len(before.lstrip(" "))
+    position = text.find("\n", at) + 1
+    while 0 < position < len(text):
+        end = end_of_line(text, position)
+        line = text[position:end]
+        first = position + len(line) - len(line.lstrip(" "))
+        if line.strip() and first - position <= depth:
+            return
+        if line.strip():
+            yield first, end
+        position = end + 1
