@@ -112,7 +112,7 @@ class Trail:
             assert len(encode(event, 1, RECORD_BYTES_MAX)) <= RECORD_BYTES_MAX
             to_log_record(event)
         except Exception as broken:  # noqa: BLE001 - it is said when nobody is there to catch it
-            self.broken = broken
+            self.broken = broken.with_traceback(None)  # which would hold the scope
         if isinstance(fact, Request):
             self.requests += 1
         else:

@@ -265,7 +265,7 @@ def test_a_command_is_found_in_any_body(body: bytes | None, expected: tuple[str,
     [
         pytest.param(b"command=ls", ("ls",), id="one"),
         pytest.param(b"command=ls&command=-l", ("ls", "-l"), id="many"),
-        pytest.param(b"command=a%0Ab%FF", ("a\\nb\ufffd",), id="hostile"),
+        pytest.param(b"command=a%0Ab%FF", (r"a\nb\udcff",), id="hostile"),
         pytest.param(b"token=hunter2&command=--token+hunter2", ("--token [masked]",), id="secret"),
         pytest.param(b"command=ls&" + b"a" * QUERY_BYTES_MAX, None, id="too-long"),
         pytest.param(b"command=ls" + b"&a=1" * QUERY_FIELDS_MAX, None, id="too-many-fields"),
