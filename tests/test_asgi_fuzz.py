@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import threading
+import traceback
 import tracemalloc
 from collections import deque
 from contextlib import contextmanager
@@ -96,7 +97,7 @@ class Trail:
         """
         self.can_commit = given.get("commit") is not fail
         self.requests = self.others = self.lost = 0
-        self.broken: Exception | None = None
+        self.broken: str | None = None
         self._kept = kept
         self._commitments = Commitments()
         if given.get("commit") is commits:
@@ -111,8 +112,8 @@ class Trail:
             event = fact.event()
             assert len(encode(event, 1, RECORD_BYTES_MAX)) <= RECORD_BYTES_MAX
             to_log_record(event)
-        except Exception as broken:  # noqa: BLE001 - it is said when nobody is there to catch it
-            self.broken = broken.with_traceback(None)  # which would hold the scope
+        except Exception:  # noqa: BLE001 - it is said when nobody is there to catch it
+            self.broken = traceback.format_exc()  # the exception itself would hold the scope
         if isinstance(fact, Request):
             self.requests += 1
         else:
@@ -154,7 +155,7 @@ def is_recorded(conversation: Conversation) -> bool:
 def check_records(trail: Trail, conversation: Conversation) -> None:
     """No record is lost where any can be made, and no request has two."""
     if trail.broken is not None:
-        raise trail.broken
+        raise AssertionError(trail.broken)
     if not is_recorded(conversation):
         assert (trail.requests, trail.lost) == (0, conversation.type in ("http", "websocket"))
     else:

@@ -200,7 +200,7 @@ def test_a_file_is_mounted_where_its_variable_says(name: str) -> None:
     named_file = {variable for variable in service["environment"] if re.search(r"_FILE$|CERTIFICATE$|_KEY$", variable)}
     literal = {
         "AUDIT_LOG_POLICY_FILE",
-        *(variable for variable in named_file if re.search(r"(API|APP)_KEY$", variable)),
+        *(variable for variable in named_file if re.search(r"(API|APP|HASH)_KEY$", variable)),
     }
     assert named_file - literal == set(files)
 
