@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import fields, replace
 from random import Random
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import pytest
@@ -172,10 +172,16 @@ async def batch(conversation: Conversation) -> None:
     check_records(trail, conversation)
 
 
+class BrokenRedactor(Redactor):
+    """Fails wherever a request's own data are looked at; what handlers tell is looked at by `tokens`, which cannot."""
+
+    block = command = header = line = masked = asgi_fuzz._refuse
+
+
 async def failing_trail(conversation: Conversation) -> None:
     """Nor where no record can be made or taken at all."""
 
-    trail = Trail(redactor=cast("Any", asgi_fuzz.Hostile()))
+    trail = Trail(redactor=BrokenRedactor())
     expected = await converse(conversation, bare(conversation))
     seen = await converse(conversation, trail.wrap(conversation))
     assert seen == expected, differing(expected, seen)
