@@ -36,7 +36,7 @@ servers: $(STAMP)
 test: servers ## run every test; builds the Collector, VictoriaLogs, Prometheus and OpenSearch once, in 2 to 10 minutes
 	@$(BIN)/pytest --cov --cov-report=term
 
-soak: servers ## run the long forms of the proofs: kills, outages, full disks, a million records; about an hour
+soak: servers ## run the long forms of the proofs: kills, outages, full disks, a million records, hostile ASGI; about 70 minutes
 	@$(BIN)/pytest -m soak -s
 
 bench: $(STAMP) ## measure what audit costs, beside bare FastAPI and what else could be used; 12 minutes on a quiet machine
