@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from collector import build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from concurrent.futures import Future
 
 ROOT = Path(__file__).parents[2]
 TESTS = ["tests/test_endings.py", "tests/test_exec.py", "tests/test_context.py", "tests/test_instrumentation.py"]
@@ -26,8 +32,7 @@ def run(*command: str | Path) -> None:
     assert result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_this_version_of_fastapi_passes_the_same_tests(version: str) -> None:
+def run_with(version: str) -> None:
     python = (
         build.cache_dir(os.environ)
         / f"fastapi-{version}-python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -40,3 +45,15 @@ def test_this_version_of_fastapi_passes_the_same_tests(version: str) -> None:
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
     # Newer parts warn about the older FastAPI; what they warn of is not ours to mend.
     run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", *TESTS)
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Mapping[str, Future[None]]]:
+    """All of them side by side: none uses a server, or a directory of another's."""
+    with ThreadPoolExecutor(len(VERSIONS)) as pool:
+        yield {version: pool.submit(run_with, version) for version in VERSIONS}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_this_version_of_fastapi_passes_the_same_tests(version: str, runs: Mapping[str, Future[None]]) -> None:
+    runs[version].result()
