@@ -633,3 +633,29 @@ async def test_an_admission_that_fails_is_none() -> None:
 
     client = await serve(disk := Disk(), disk.audit(admit=broken), "/plain")
     assert client.status == 503
+
+
+async def test_a_start_whose_body_never_comes_is_handed_on_at_the_end() -> None:
+    async def stops_short(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+
+    disk = Disk()
+    client = await serve(disk, disk.audit(), "/plain", app=stops_short)
+    assert client.seen == [("start", 1)]
+
+
+async def test_a_coroutine_that_is_closed_from_outside_ends_at_once() -> None:
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await Suspended()
+
+    class Suspended:
+        def __await__(self) -> Any:
+            yield
+
+    disk = Disk(kept=None)
+    client = Client(disk)
+    middleware = AuditMiddleware(waits, disk.audit(), lambda: None, lambda: None)
+    serving = middleware(http_scope(), client.receive, client.send)
+    serving.send(None)
+    serving.close()  # who waits in there gets a RuntimeError
+    assert client.seen == []
