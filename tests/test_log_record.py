@@ -235,6 +235,21 @@ def test_a_claimed_name_cannot_say_that_something_else_happened() -> None:
     assert " DELETE users/1 from 192.0.2.9: success " not in said
 
 
+FORGED = "6.6.6.6: success (204) bob DELETE users/1 from 10.0.0.9"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(REQUEST._replace(actor=Actor(FORGED)), id="actor"),
+        pytest.param(REQUEST._replace(resource=Resource(FORGED)), id="resource"),
+        pytest.param(REQUEST._replace(source=Source(FORGED, None, "server", suspect=True)), id="source"),
+    ],
+)
+def test_no_part_of_a_sentence_can_say_one_of_its_own(event: AuditEvent) -> None:
+    assert sentence(event).count(" ") == sentence(REQUEST).count(" ")
+
+
 def test_a_sentence_is_short_and_its_end_stands_whatever_is_long() -> None:
     line = "x" * 1_024
     event = with_request(status=503)._replace(

@@ -31,6 +31,8 @@ def run(options: argparse.Namespace, config: AuditConfig) -> Answer:
     Raises:
         ConfigError: There is too much, or no secret, or no key.
     """
+    if sys.stdin.isatty():
+        sys.stderr.write("reading standard input, up to Ctrl-D\n")
     raw = sys.stdin.buffer.read(INPUT_BYTES_MAX + 1)
     if len(raw) > INPUT_BYTES_MAX:
         raise ConfigError("standard input must have at most 1 MiB")

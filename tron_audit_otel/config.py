@@ -17,6 +17,7 @@ from platformdirs import user_state_path
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tron_audit_otel import networks
+from tron_audit_otel.detect_headers import is_secret
 from tron_audit_otel.errors import ConfigError
 from tron_audit_otel.settings import DirectoryPath, Env, FilePath, Settings, env, environment, set_variables, variables
 
@@ -101,6 +102,8 @@ _APPENDED = ("x-forwarded-for", "forwarded")
 def _header_name(value: str) -> str:
     if not _TOKEN.fullmatch(value) or len(value) > HEADER_CHARACTERS_MAX:
         raise ValueError("must be one header's name, such as x-forwarded-for, forwarded or x-real-ip")
+    if is_secret(value.lower()):
+        raise ValueError("must be the name of a header with addresses, and this one carries secrets")
     return value.lower()
 
 

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from tron_audit_otel.detect_values import cookies
+from tron_audit_otel.detect_values import ABOUT, cookies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +19,8 @@ class Program(NamedTuple):
 
     flags: frozenset[str] = frozenset()
     """Short flags whose value is one: ``-p X``, ``-pX``."""
+    whole: frozenset[str] = frozenset()
+    """The same where long flags begin with one dash as well: only ``-p X``."""
     attached: frozenset[str] = frozenset()
     """Short flags whose value is one where it is attached: ``-pX``."""
     users: frozenset[str] = frozenset()
@@ -41,22 +43,34 @@ PROGRAMS: dict[str, Program] = {
     **_of("mysql mysqldump mysqladmin mysqlimport mysqlcheck mysqlsh mysqlshow mysqlbinlog mysqld_safe mysqld"
           " mysqlslap mariadb mariadb-dump mariadb-admin", attached="-p", after="password old-password"),
     **_of("7z 7za 7zr rar unrar", attached="-p"),
-    **_of("sshpass mongo mongosh mongodump mongorestore mongoexport mongoimport mongostat twine cqlsh az useradd"
-          " usermod evil-winrm psexec influx cbq cockroach", flags="-p"),
+    **_of("sshpass mongo mongosh mongodump mongorestore mongoexport mongoimport mongostat twine cqlsh useradd"
+          " usermod evil-winrm psexec cbq cockroach cypher-shell airflow superset rabbitmqadmin"
+          " supervisorctl ncftpget ncftpput", flags="-p"),
+    **_of("influx", whole="-password -p"),
+    **_of("az", flags="-p --value"),
+    **_of("aws", whole="--value --secret-string --secret-binary"),
+    **_of("ssh-keygen", flags="-N -P"),
+    **_of("kadmin kadmin.local", whole="-w -pw"),
+    **_of("mosquitto_passwd", after="-b"),
+    **_of("neo4j-admin grafana-cli", after="set-initial-password reset-admin-password"),
+    **_of("ngrok", after="authtoken add-authtoken"),
+    **_of("cargo", after="login"),
+    **_of("snyk", after="auth"),
+    **_of("mc", after="set add", with_word="alias"),
     **_of("docker podman nerdctl helm oc oras skopeo crane buildah regctl", flags="-p", with_word="login"),
     **_of("redis-cli valkey-cli", flags="-a", after="AUTH auth"),
     **_of("ldapsearch ldapadd ldapmodify ldapdelete ldappasswd ldapwhoami ldapcompare", flags="-w -s"),
-    **_of("openssl", flags="-k -K -pass -passin -passout"),
+    **_of("openssl", whole="-k -K -pass -passin -passout -hmac", after="passwd"),
     **_of("zip unzip zipcloak sqlcmd bcp isql ipmitool mosquitto_pub mosquitto_sub", flags="-P"),
     **_of("htpasswd", after="-b -bB -bn -nb -bnB -nbB -Bb -bc -cb -bBC -Bbn -nbBC"),
-    **_of("curl", users="-u -U --user --proxy-user", cookies="-b --cookie", flags="--oauth2-bearer"),
+    **_of("curl", users="-u -U --user --proxy-user -E --cert", cookies="-b --cookie", flags="--oauth2-bearer"),
     **_of("http https httpie xh", users="-a --auth"),
     **_of("lftp ncftp", users="-u"),
     **_of("smbclient rpcclient winexe smbget net-rpc mount.cifs", users="-U --user"),
     **_of("etcdctl", users="--user"),
     **_of("sqlplus sqlldr exp imp expdp impdp rman", login=True),
     **_of("rabbitmqctl", after="add_user change_password authenticate_user"),
-    **_of("vault bao", after="login"),
+    **_of("vault bao", after="login unseal"),
     **_of("gh glab", flags="-b --body", with_word="secret"),
     **_of("snmpwalk snmpget snmpset snmpbulkwalk snmptable snmpstatus", flags="-c -A -X"),
     **_of("net net.exe", after="user use"),
@@ -81,10 +95,12 @@ _ECHO = re.compile(
     r"(?:echo|printf|print|<<<)[ \t]{1,8}(?:-[neE]{1,3}[ \t]{1,8}|['\"]?%s(?:\\n)?['\"]?[ \t]{1,8}){0,2}"
     r"(?P<value>\"[^\"\n|]{1,512}+\"|'[^'\n|]{1,512}+'|[^\s|;&\"'\x1f][^\s|;&\x1f]{0,511}+)"
     r"[ \t]{0,8}\|[ \t]{0,8}[^\n|;]{0,256}?"
-    r"(?:sudo[ \t][^\n|;]{0,64}?-\w{0,4}S|-stdin\b|--stdin\b|chpasswd|passphrase-fd|cryptsetup|-with-token\b|passwd\b)"
+    r"(?:sudo[ \t][^\n|;]{0,64}?-\w{0,4}S|-stdin\b|--stdin\b|chpasswd|passphrase-fd|cryptsetup|-with-token\b|passwd\b"
+    r"|secrets?[ \t](?:create|versions|put)\b|kinit\b)"
 )
 _HERE = re.compile(
-    r"(?:chpasswd|passwd|-stdin|sudo[ \t][^\n|;<]{0,64}?-\w{0,4}S)[^\n|;<]{0,128}?<<<[ \t]{0,8}"
+    r"(?:chpasswd|passwd|-stdin|-with-token|passphrase-fd|cryptsetup|kinit"
+    r"|sudo[ \t][^\n|;<]{0,64}?-\w{0,4}S)[^\n|;<]{0,128}?<<<[ \t]{0,8}"
     r"(?P<value>\"[^\"\n]{1,512}+\"|'[^'\n]{1,512}+'|[^\s\"'\x1f]{1,512}+)"
 )
 _OPTION = re.compile(r"[-/>]")
@@ -127,20 +143,24 @@ def in_arguments(text: str, words: Sequence[Span]) -> Iterator[Span]:
         name, equals, _ = text[start:end].partition("=")
         is_program = len(words) == 1 or _TAKES_PROGRAM.fullmatch(before) is not None
         before = text[start:end]
-        if equals and not is_program and re.fullmatch(r"-{0,2}[\w.-]{1,128}", name) and _SECRET_NAME.search(name):
+        if equals and not is_program and re.fullmatch(r"-{0,2}[\w.-]{1,128}", name) and _names_secret(name):
             yield start + len(name) + 1, end
     for (start, end), (after, after_end) in pairwise(words):
         flag = text[start:end]
-        if re.fullmatch(r"--?[\w.-]{1,128}", flag) and _SECRET_NAME.search(flag) and not text.startswith("-", after):
+        if re.fullmatch(r"--?[\w.-]{1,128}", flag) and _names_secret(flag) and not text.startswith("-", after):
             yield after, after_end
 
 
 _TAKES_PROGRAM = re.compile(r"-[a-z]{0,3}c")
 _SECRET_NAME = re.compile(
     r"(?:passw(?:or)?d|passphrase|secret|token|storepass|keypass|(?:^|[_.-])(?:pass|pwd|psk)|credentials?"
-    r"|(?:api|access|private|encryption|signing|master|account|auth)[_.-]?key)(?:[_.-]?\w{0,2}|[_-][A-Z]+)$",
+    r"|(?:api|access|private|encryption|signing|master|account|auth)[_.-]?key)s?(?:[_.-]?\d{0,2}|(?-i:_[A-Z0-9]{1,24}))$",
     re.IGNORECASE,
 )
+
+
+def _names_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None and re.split(r"[_.-]", name)[-1].lower() not in ABOUT
 
 
 def _values(rule: re.Pattern[str], text: str, hints: Iterable[str]) -> Iterator[Span]:
@@ -168,7 +188,7 @@ def _of_words(text: str, words: Sequence[Span]) -> Iterator[Span]:
             continue
         if word.rpartition("/")[2] in program.after and last > at:
             yield _unquoted(text, *words[last])
-        elif word in program.flags | program.users | program.cookies:
+        elif word in program.flags | program.whole | program.users | program.cookies:
             if at + 1 < len(words):
                 yield from _value(text, *words[at + 1], word, program)
         elif known is None:
@@ -177,6 +197,7 @@ def _of_words(text: str, words: Sequence[Span]) -> Iterator[Span]:
 
 def _attached(text: str, start: int, end: int, program: Program) -> Iterator[Span]:
     """Looks within a word: ``-pX``, ``--user=a:X``, ``user/X@host``."""
+    start, end = _unquoted(text, start, end)
     word = text[start:end]
     flag, rest = word[:_FLAG_CHARACTERS], word[_FLAG_CHARACTERS:]
     name = word.partition("=")[0]

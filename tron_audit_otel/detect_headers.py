@@ -26,11 +26,26 @@ _PARTS = frozenset(
             "passwd",
             "passphrase",
         ),
-        *("pwd", "signature", "sig", "credential", "credentials", "jwt", "csrf", "xsrf", "session", "sessionid", "sid"),
+        *(
+            "pwd",
+            "pass",
+            "signature",
+            "sig",
+            "credential",
+            "credentials",
+            "jwt",
+            "csrf",
+            "xsrf",
+            "session",
+            "sessionid",
+            "sid",
+        ),
         *("key", "apikey", "authkey", "accesskey", "secretkey", "otp", "totp", "assertion", "authtoken", "accesstoken"),
         *("sessiontoken", "csrftoken", "xsrftoken", "idtoken", "bearer", "ticket", "nonce"),
     )
 )
+_ENDS = ("token", "tokens", "secret", "password", "passwd", "cookie", "apikey", "appkey", "masterkey", "credentials")
+"""As in `X-RefreshToken`."""
 _NO_SECRET = frozenset(
     (
         *("idempotency-key", "sec-websocket-key", "surrogate-key", "cache-key", "x-cache-key", "signature-input"),
@@ -49,7 +64,7 @@ def is_secret(name: str) -> bool:
     (True, False)
     """
     lower = name.lower()
-    return lower not in _NO_SECRET and not _PARTS.isdisjoint(_PART.findall(lower))
+    return lower not in _NO_SECRET and any(part in _PARTS or part.endswith(_ENDS) for part in _PART.findall(lower))
 
 
 def secret_parts(name: str, value: str) -> Iterator[Span]:

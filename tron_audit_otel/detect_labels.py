@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from tron_audit_otel.detect_values import Place, end_of_line, of_header, opener, value
+from tron_audit_otel.detect_values import ABOUT, Place, end_of_line, of_header, opener, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,8 @@ ARGUMENT = "\x1f"
 
 _KEY = (
     r"(?:api|access|auth|private|priv|secret|session|sign(?:ing)?|encrypt(?:ion)?|master|account|shared|subscription"
-    r"|storage|hmac|aes|webhook|service|deploy|functions?|license|app|admin|rapidapi|integration|consumer|client)[_.-]?"
+    r"|storage|hmac|aes|webhook|service|deploy|functions?|license|app|admin|rapidapi|integration|consumer|client)"
+    r"[_. -]?"
 )
 _CLEAR = (
     r"passw(?:or)?ds?|passphrases?|passcodes?|passwort|secrets?|tokens?|credentials?|storepass|keypass|userpass"
@@ -25,19 +26,23 @@ _CLEAR = (
 )
 _SHORT = r"pwd|pass|pw|psk|creds?|otp|jwt|auth|sessid|sessionid|session|sid|signature|cookie|community|pat"
 _CORE = re.compile(
-    rf"(?i:{_CLEAR}|(?:(?<![A-Za-z])|(?-i:(?<=[a-z])(?=[A-Z])))(?:{_SHORT}))"
+    rf"(?i:{_CLEAR}|(?:(?<![A-Za-z])|(?-i:(?<=[a-z])(?=[A-Z])))(?:{_SHORT})"
+    r"|(?:(?<=db)|(?<=pg)|(?<=ssh)|(?<=ftp)|(?<=smtp)|(?<=mail)|(?<=ldap)|(?<=bind)|(?<=root)|(?<=user)|(?<=admin)"
+    r"|(?<=sql)|(?<=redis)|(?<=proxy)|(?<=require))(?:pass|pwd?)|(?<=master)auth"
+    r"|(?-i:(?<=[A-Z0-9]_)(?<!PUBLIC_)(?<!PRIMARY_)(?<!FOREIGN_)(?<!GPG_)(?<!CACHE_)(?<!SORT_)(?<!HOST_)KEY(?![A-Z])))"
     r"(?:(?<=[a-z])(?![a-z])|(?<=[A-Z])(?![A-Z]))"
 )
 """The word of a name that says "secret": whole, or a part in ``snake_case`` or ``camelCase``."""
 _STEMS = (
     *("pass", "secret", "token", "cred", "pwd", "pw", "psk", "auth", "cookie", "sess", "sid", "signature", "otp"),
-    *("jwt", "_pat", "community", "connect.sid", "storepass", "keypass", "userpass", "jsessionid", "phpsessid"),
+    *("jwt", "_pat", "_key", "community", "connect.sid", "storepass", "keypass", "userpass", "jsessionid", "phpsessid"),
 )
 """With ``key``, where such a word can begin: a search for a text takes a hundredth of that for the pattern."""
 _BEFORE_KEY = re.compile(f"{_KEY}$")
 _BEFORE_KEY_CHARACTERS_MAX = 16
 _WEAK = frozenset(
     (
+        "key",
         "pwd",
         "pass",
         "pat",
@@ -54,36 +59,28 @@ _WEAK = frozenset(
         "sessid",
     )
 )
-_WEAK_BUT_LONG = frozenset(("pat", "auth", "session", "sid", "signature", "jwt"))
-_LONG_VALUE = re.compile(r"""\\{0,3}["']?[\w+/=.%~-]{8}""")
+_WEAK_BUT_LONG = frozenset(("key", "pat", "auth", "session", "sid", "signature", "jwt"))
+_LONG_VALUE = re.compile(r"""(?![a-z]{8,32}+(?:[\s,;.:)]|\Z)|/)\\{0,3}["']?[\w+/=.%~-]{8}""")
 
 _IDENTIFIER = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 _NAME_CHARACTERS_MAX = 64
 _REST = re.compile(r"[A-Za-z0-9_.-]{0,48}+")
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
-_ABOUT = frozenset(
-    (
-        *("name", "names", "type", "types", "id", "ids", "file", "files", "path", "paths", "dir", "url", "uri", "ref"),
-        *("count", "len", "length", "size", "limit", "max", "min", "policy", "expiry", "expires", "expire", "expired"),
-        *("expiration", "ttl", "age", "lifetime", "timeout", "refs", "version", "enabled", "disabled", "required"),
-        *("status", "state", "format", "field", "fields", "column", "prompt", "algorithm", "alg", "method", "methods"),
-        *("warning", "error", "errors", "exception", "seconds", "minutes", "hours", "days", "ms", "change", "changes"),
-        *("mode", "hint", "label", "title", "usage", "used", "budget", "index", "idx", "pos", "position", "endpoint"),
-        *("py", "js", "ts", "go", "rs", "java", "md", "html", "css", "json", "yaml", "yml", "txt", "sh", "pem", "crt"),
-    )
-)
-"""Ends a name that tells something about a secret."""
 
 _SEPARATOR = re.compile(
     r"""\\{0,3}["'`]?\]?\)?[ \t\x1f]{0,64}+"""
-    r"""(?:=>|:=|={1,3}|:(?!:)|%3[DdAa]|\\u003[dD]|(?<![-=])>(?!>))[ \t\x1f]{0,64}+"""
+    r"""(?:=>|:=|={1,3}|:(?!:)|%3[DdAa]|\\u003[dD]|(?<![-=\s\x1f])>(?!>))[ \t\x1f]{0,64}+"""
 )
-_FLAG_SEPARATOR = re.compile(r"""(?:[=:]|\\{0,3}["']?,?[ \t\n\x1f]{1,64}+)(?!-)""")
+_FLAG_SEPARATOR = re.compile(
+    r"""(?:[=:]|\\{0,3}["']?[ \t]{0,8}\n[ \t]{0,64}+-[ ]{1,4}"""
+    r"""|\\{0,3}["']?,?[ \t\n\x1f]{1,64}+|\\{0,3}["'],(?=\\{0,3}["']))(?![-<])"""
+)
 _BLOCK = re.compile(r"[|>][+-]?\d?[ \t]{0,8}\n")
 _PAIR = re.compile(r"""\\{0,3}["']?[,;\s\x1f]{1,64}+\\{0,3}["']?value\\{0,3}["']?\s{0,8}+[:=]\s{0,8}+""", re.IGNORECASE)
 _TOLD = re.compile(
-    r"[ \t]{1,8}(?:(?:is|was)[ \t:]{1,8}"
-    r"|(?:for|of|to)[ \t]{1,8}[^\s:]{1,64}+[ \t]{0,4}[:=][ \t]{1,8}|(?=[\"']))(?=\S)"
+    r"[ \t]{1,8}(?:(?:(?:is|was)[ \t]{1,8}(?:generated|set|reset|changed)[ \t]{1,8})?"
+    r"(?:for|FOR|of|to)(?:[ \t]{1,8}[^\s:=]{1,64}+){1,3}[ \t]{0,4}[:=][ \t]{1,8}"
+    r"|(?:is|was)[ \t:]{1,8}|(?P<quoted>(?=[\"'])))(?=\S)"
 )
 _NEXT_TEXT = re.compile(r"""[\"'][ \t]{0,8},[ \t]{0,8}(?=[\"'][^\"'\n]{1,256}[\"'][ \t]{0,4}[)\]])""")
 _FIRST_WORD = re.compile(r"[\"']?(?P<word>[A-Za-z]{0,16}+)[\"']?(?![^\s.,;:])")
@@ -91,7 +88,23 @@ _PROSE = frozenset(
     (
         *("a", "an", "the", "not", "no", "required", "incorrect", "wrong", "invalid", "expired", "too", "set", "unset"),
         *("empty", "valid", "correct", "missing", "needed", "used", "sent", "stored", "in", "on", "at", "to", "for"),
-        *("of", "and", "or", "being", "been", "now", "also", "only", "never", "always", "changed", "reset", "ok"),
+        *(
+            "of",
+            "and",
+            "or",
+            "being",
+            "been",
+            "now",
+            "also",
+            "only",
+            "never",
+            "always",
+            "changed",
+            "reset",
+            "ok",
+            "generated",
+            "out",
+        ),
     )
 )
 _SPACE = re.compile(r"[\s\x1f]{1,16}")
@@ -108,6 +121,8 @@ _BEGINS_LINE = re.compile(
     r"(?:^|\n)[ \t]{0,64}(?:[+>#-][ \t]{1,8})?(?:export[ \t]{1,8}|ENV[ \t]{1,8}|declare[ \t]-x[ \t]{1,8})?[\"']?$"
 )
 _EXPANSION = re.compile(r"^\$\{[\w.-]{1,128}:[+?]$")
+_OBJECT = re.compile(r"""\{[^{}]{0,128}"value"\s{0,4}:\s{0,4}(?=")""")
+_IN_TAG = re.compile(r"<[\w:.-]{0,32}+$|[\"']$")
 _CALL = re.compile(r"\([ \t]{0,8}(?=[\"'])")
 _CURL_HEADER = re.compile(r"-H[ \x1f]?(?P<quote>\\{0,3}[\"'])$")
 
@@ -160,18 +175,18 @@ def _name(text: str, core: re.Match[str]) -> Name | None:
     rest = _REST.match(text, end)
     stop = end if rest is None else rest.end()
     parts = _PART.findall(text[end:stop])
-    if (parts and parts[-1].lower() in _ABOUT) or text[stop : stop + 1] in {"/", "@"}:
+    if (parts and parts[-1].lower() in ABOUT) or text[stop : stop + 1] in {"/", "@"}:
         return None
     is_called = text.startswith("(", stop)
-    if is_called and not text[begin:stop].lower().startswith(("set", "with")):
+    if is_called and not text[begin:stop].lower().rpartition(".")[2].startswith(("set", "with", "password")):
         return None
     return Name(core[0].lower(), begin, stop, text[begin:stop], is_called)
 
 
 def _of_name(text: str, name: Name, *, of_shell: bool) -> Iterator[Span]:
     separator = (_CALL if name.is_called else _SEPARATOR).match(text, name.end)
-    if separator is not None and _EXPANSION.search(text[max(0, name.start - 2) : separator.end() + 1]):
-        return  # a shell asks whether there is one
+    if separator is not None and _is_of_shell(text, name, separator, of_shell=of_shell):
+        return
     is_flag = name.whole.startswith("-") and (name.start == 0 or text[name.start - 1] in " \t\n\x1f\"'[(,=")
     if separator is None and is_flag:
         separator = _FLAG_SEPARATOR.match(text, name.end)
@@ -185,11 +200,25 @@ def _of_name(text: str, name: Name, *, of_shell: bool) -> Iterator[Span]:
             yield from of_header(text, place, cookie=name.whole if name.word == "cookie" else None)
     elif separator is not None and _BLOCK.match(text, separator.end()):
         yield from _indented(text, name.start, separator.end())
-    elif (at := _without_separator(text, name) if separator is None else separator.end()) is not None:
+    elif (at := _without_separator(text, name) if separator is None else _within_object(text, separator)) is not None:
         is_line = separator is not None and not of_shell and not is_flag and _begins_line(text, name.start)
         if separator is None or _means_secret(text, name, at):
             is_weak = name.word in _WEAK or name.word == "tokens"
-            yield from value(text, Place(at, quote, is_line, is_weak))
+            yield from value(text, Place(at, quote, is_line, is_weak, of_shell))
+
+
+def _is_of_shell(text: str, name: Name, separator: re.Match[str], *, of_shell: bool) -> bool:
+    """Tells whether a shell only asks if there is a value, or writes to a file."""
+    if _EXPANSION.search(text[max(0, name.start - 2) : separator.end() + 1]):
+        return True
+    is_redirection = of_shell and separator[0].strip(" \t\x1f") == ">"
+    return is_redirection and not _IN_TAG.search(text, max(0, name.start - 40), name.start)
+
+
+def _within_object(text: str, separator: re.Match[str]) -> int:
+    """Tells where a value begins, also where an object says more of it: `terraform output -json`."""
+    inner = _OBJECT.match(text, separator.end())
+    return separator.end() if inner is None else inner.end()
 
 
 def _begins_line(text: str, at: int) -> bool:
@@ -208,7 +237,9 @@ def _without_separator(text: str, name: Name) -> int | None:
     before = text[max(0, name.start - 160) : name.start]
     if name.word in _WEAK - {"pass", "pwd"}:
         return None
-    if (told := _TOLD.match(text, name.end)) is not None:
+    told = _TOLD.match(text, name.end)
+    # kubectl puts the name of an object in quotes behind its kind.
+    if told is not None and (told["quoted"] is None or name.whole.lower() not in {"secret", "secrets"}):
         word = _FIRST_WORD.match(text, told.end())
         return None if word is not None and word["word"].lower() in _PROSE else told.end()
     if (pair := _PAIR.match(text, name.end) or _NEXT_TEXT.match(text, name.end)) is not None:

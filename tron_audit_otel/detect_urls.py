@@ -20,7 +20,7 @@ _ORACLE_USER = re.compile(r"(?:thin:|oci8?:)[\w$.-]{1,64}$")
 _QUERY = re.compile(
     r"[?&;](?:amp;)?(?:sig|sign|signature|key|code|sid|otp|x-amz-(?:signature|security-token|credential)"
     r"|x-goog-(?:signature|credential)|samlresponse|samlrequest|assertion|ticket|auth|hmac|sas|pw|pass)"
-    r"(?:=|%3[dD])(?P<value>[^\s&#\"'<>;\x1f]{6,}+)",
+    r"(?:=|%3[dD])(?P<value>[^\s&#\"'<>;|\x1f]{6,}+)",
     re.IGNORECASE,
 )
 
@@ -30,7 +30,7 @@ _PHRASES = (
         ":*:",
         re.compile(r"(?:^|\n)[\w.*-]{1,128}+:(?:\*|\d{1,5}):[\w.*-]{0,64}+:[\w.*-]{1,64}+:(?P<value>[^\s:][^\n\r]*+)"),
     ),
-    (":_", re.compile(r":_(?:auth(?:Token)?|password)[ \t]?=[ \t]?[\"']?(?P<value>[^\s\"'\x1f]++)")),
+    (":_", re.compile(r":_(?:auth(?:Token)?|password)(?:[ \t]?=[ \t]?|[ \t\x1f]{1,8})[\"']?(?P<value>[^\s\"'\x1f]++)")),
     *(
         (
             hint,
@@ -45,12 +45,19 @@ _PHRASES = (
 _SETTING = re.compile(
     r"(?<![\w.])(?:requirepass|masterauth|bindpw|rootpw|AUTH|ConvertTo-SecureString"
     r"|(?:[Pp]assword|secret|key)[ \t][0-9]"
-    r"|snmp-server[ \t]community)[ \t]{1,8}[\"']?(?P<value>[^\s\"'\x1f]{4,}+)"
+    r"|snmp-server[ \t]community)[ \t\x1f]{1,8}[\"']?(?P<value>[^\s\"'\x1f]{4,}+)"
 )
 _FOREIGN = re.compile(
     r"(?i:contrase\u00f1a|mot de passe|senha|wachtwoord|has\u0142o|l\u00f6senord|parola"
     r"|\u043f\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u5bc6\u78bc|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638)"
     r"[ \t]{0,8}[:=\uff1a][ \t]{0,8}[\"']?(?P<value>[^\s\"'\x1f]{3,}+)"
+)
+_TAG = re.compile(
+    r"<(?:[\w-]{1,32}:)?[\w.-]{0,32}[Pp]assw(?:or)?d(?:[ \t][^<>\n]{0,128}+)?>\s{0,32}+(?:<!\[CDATA\[)?"
+    r"(?P<value>[^<>\]\s][^<>\]\n]{0,256}+)"
+)
+_REDIS_USER = re.compile(
+    r"(?:SETUSER|user)[ \t\x1f]{1,8}[\w-]{1,64}[ \t\x1f](?:[^\n>]{0,64})>(?P<value>[^\s\"'\x1f]{1,256}+)"
 )
 _AT_HOST = re.compile(
     r"(?<![\w/.:-])[\w.-]{1,64}+:(?P<value>(?=[^\s@]{0,64}\d)[^\s@:/\"'\x1f]{8,64}+)@(?!sha\d)[\w-]{1,64}",
@@ -65,6 +72,8 @@ _SETTINGS = (
     (("se\u00f1a", "SE\u00d1A", "passe", "enha", "achtwoord", "s\u0142o", "senord", "arola"), _FOREIGN),
     (("\u0430\u0440\u043e\u043b\u044c", "\u5bc6\u7801", "\u5bc6\u78bc", "\u30d1\u30b9", "\ube44\ubc00"), _FOREIGN),
     (("@",), _AT_HOST),
+    (("assword", "asswd"), _TAG),
+    (("SETUSER", " on >"), _REDIS_USER),
 )
 _CREDENTIALS = (
     ("earer", re.compile(r"[Bb]earer[ \t\x1f]{1,8}(?P<value>[A-Za-z0-9._~+/=-]{8,}+)")),

@@ -19,6 +19,20 @@ SCHEME = re.compile(
 )
 """The schemes of an Authorization header, whose credentials follow."""
 
+ABOUT = frozenset(
+    (
+        *("name", "names", "type", "types", "id", "ids", "file", "files", "path", "paths", "dir", "url", "uri", "ref"),
+        *("count", "len", "length", "size", "limit", "max", "min", "policy", "expiry", "expires", "expire", "expired"),
+        *("expiration", "ttl", "age", "lifetime", "timeout", "refs", "version", "enabled", "disabled", "required"),
+        *("status", "state", "format", "field", "fields", "column", "prompt", "algorithm", "alg", "method", "methods"),
+        *("warning", "error", "errors", "exception", "seconds", "minutes", "hours", "days", "ms", "change", "changes"),
+        *("mode", "hint", "label", "title", "usage", "used", "budget", "index", "idx", "pos", "position", "endpoint"),
+        *("at", "by", "on", "sock", "fd", "stdin", "utils", "fd", "not", "only"),
+        *("py", "js", "ts", "go", "rs", "java", "md", "html", "css", "json", "yaml", "yml", "txt", "sh", "pem", "crt"),
+    )
+)
+"""Ends a name that tells something about a secret."""
+
 _QUOTE = re.compile(r"""\\{0,3}["'`]""")
 _BEGINS_QUOTED = re.compile(r"""[bfru$]{0,2}(?P<quote>\\{0,3}["'`])""")
 _QUOTED = {
@@ -31,11 +45,15 @@ _BARE = re.compile(
     r"""(?:[^\s,;&|"'`<>()\[\]{}\\]++"""
     r"""|[,;&|](?!\s|\Z|["'\w.%-]{1,48}[=:])"""
     r"""|["'`](?![\s,;:)\]}>|&.]|\Z)"""
-    r"""|[()\[\]{}<>](?![\s,;:"'|&/]|\Z)"""
+    r"""|[()\[\]{}<>](?![\s,;:"'|&/)\]}]|\Z)"""
     r"""|\\(?![nrtu"']))*+"""
 )
 """A word, with what would end it in a list or a program but does not look so here."""
+_BARE_IN_SHELL = re.compile(_BARE.pattern.replace("[,;&|](?!", ",(?!"))
+"""There no word goes on behind them: a command could hide in what is masked."""
 _LINE = re.compile(rf"[^\n\r\x1f]{{0,{LINE_CHARACTERS_MAX}}}+")
+_CALLED = re.compile(r"""[A-Za-z_][\w.:]{0,48}+\((?P<quote>\\{0,3}["'])""")
+"""``SecretStr("…")``"""
 _HARMLESS = re.compile(
     r"(?i:true|false|yes|no|on|off|null|none|nil|undefined|str(?:ing)?|bytes|int(?:eger)?|bool(?:ean)?|any|object|self"
     r"|required|optional|unset|not set|default|await|text|string|password|passphrase|token|secret|key|value|pass"
@@ -61,6 +79,8 @@ class Place(NamedTuple):
     """Nothing else stands in its line."""
     is_weak: bool = False
     """Its name is often that of something else, and a small number then."""
+    in_shell: bool = False
+    """It stands in a command line."""
 
 
 def value(text: str, place: Place) -> Iterator[Span]:
@@ -70,7 +90,7 @@ def value(text: str, place: Place) -> Iterator[Span]:
     if scheme is not None and scheme.end() < len(text):
         start = scheme.end()
         if end <= start:
-            end = _end_of_word(text, start, place.opener)
+            end = _end_of_word(text, start, place)
     end = start + len(text[start:end].rstrip(" \t,;"))
     secret = text[start:end]
     is_small = place.is_weak and secret.isdigit() and len(secret) <= _SMALL_DIGITS_MAX
@@ -85,7 +105,7 @@ def _extent(text: str, place: Place) -> Span:
         return quoted.end(), _end_of_quoted(text, quoted.end(), quoted["quote"])
     if place.is_line:
         return at, _closed(text, at, end_of_line(text, at), opener)
-    return at, _end_of_word(text, at, opener)
+    return at, _end_of_word(text, at, place)
 
 
 def _end_of_quoted(text: str, start: int, quote: str) -> int:
@@ -98,8 +118,15 @@ def _end_of_quoted(text: str, start: int, quote: str) -> int:
     return end
 
 
-def _end_of_word(text: str, start: int, opener: str | None) -> int:
-    return _closed(text, start, _end(_BARE, text, start), opener)
+def _end_of_word(text: str, start: int, place: Place) -> int:
+    called = _CALLED.match(text, start)
+    if called is not None:
+        return _end_of_quoted(text, called.end(), called["quote"])
+    rule = _BARE_IN_SHELL if place.in_shell and place.opener is None else _BARE
+    stop = start + LINE_CHARACTERS_MAX
+    closing = -1 if place.opener is None else text.find(place.opener, start, stop)
+    found = rule.match(text, start, stop if closing < 0 else closing)
+    return start if found is None else found.end()
 
 
 def end_of_line(text: str, start: int) -> int:

@@ -276,7 +276,7 @@ class Exchange:
         )
 
     def _kept_headers(self, rule: policy.Rule) -> dict[str, tuple[str, ...]]:
-        header, kept = self.draft.recorder.redactor.header, {}
+        kept: dict[str, tuple[str, ...]] = {}
         found: dict[bytes, list[bytes]] = {name.encode("ascii"): [] for name in rule.headers}
         try:
             # In one pass, and of each no more than shows that there are more: a client can send any number.
@@ -286,9 +286,9 @@ class Exchange:
             left = HEADERS_CHARACTERS
             for name in rule.headers:
                 if values := found[name.encode("ascii")]:
-                    kept[name] = header(name, [v.decode("latin-1") for v in values]) if left > 0 else (redact.CUT,)
-                    left -= sum(map(len, kept[name]))
-        except Exception:  # noqa: BLE001 - what cannot be made safe to keep is not kept
+                    kept[name] = tuple(value.decode("latin-1") for value in values) if left > 0 else ()
+                    left -= sum(map(len, values))
+        except Exception:  # noqa: BLE001 - a server, or a middleware, may put anything there
             return kept
         return kept
 

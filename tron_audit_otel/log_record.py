@@ -138,18 +138,24 @@ def _time_ns(wall_ns: int) -> int:
 
 
 def sentence(event: AuditEvent, *, is_brief: bool = False) -> str:
-    """Says it in one line for people: ``alice DELETE instances/abc-123 from 192.0.2.7: success (204)``."""
+    """Says it in one line for people: ``alice DELETE instances/abc-123 from 192.0.2.7: success (204)``.
+
+    Who, what and whence are a word each: with spaces in one, it could say a sentence of its own.
+    """
     who, source, request, execution = event.actor, event.source, event.request, event.execution
-    actor: str = who.id or who.type
+    actor: str = _word(who.id or who.type)
     if who.claimed:
-        # Encoded: with spaces in it, a client could write a second sentence into this one.
         actor = f"{actor} (claimed {encode(who.claimed)})"
-    whence = f" from {source.address}" if source is not None and source.address else ""
+    whence = f" from {_word(source.address)}" if source is not None and source.address else ""
     end = _end(event.outcome, request and request.status, execution and execution.exit_code)
     if (error := event.error_type) is not None:
         end = f"{end[:-1]}, {error})" if end.endswith(")") else f"{end} ({error})"
-    said = f"{actor} {event.action} {event.resource.name or '/'}{whence}: {end}"
+    said = f"{actor} {event.action} {_word(event.resource.name) or '/'}{whence}: {end}"
     return said if is_brief or len(said) <= SENTENCE_CHARACTERS_MAX else sentence(_brief(event), is_brief=True)
+
+
+def _word(text: str) -> str:
+    return text.replace(" ", "%20")
 
 
 def _brief(event: AuditEvent) -> AuditEvent:

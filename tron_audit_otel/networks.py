@@ -91,7 +91,7 @@ def parse(value: object) -> object:
         value = ",".join(map(str, value))
     if not isinstance(value, str):
         return value
-    entries = [entry.strip() for entry in value.split(",")]
+    entries = [entry.strip().lower() for entry in value.split(",")]
     networks = [_network(entry) for entry in entries if entry != UNIX]
     shortest: list[Network] = [
         *collapse_addresses(network for network in networks if isinstance(network, IPv4Network)),

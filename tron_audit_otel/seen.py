@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from tron_audit_otel import context, policy, redact, resource, route
-from tron_audit_otel.event import Action, AuditEvent, EventName, Outcome, Request
+from tron_audit_otel.event import NO_HEADERS, Action, AuditEvent, EventName, Outcome, Request
 from tron_audit_otel.run import worked
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Seen(NamedTuple):
     close_code: int | None
     rule: policy.Rule
     headers: Mapping[str, tuple[str, ...]]
-    """Those that the rule names, as they may be recorded."""
+    """Those that the rule names, secrets and all; without values, those that are too many."""
     actor: Actor
     action: str | None
     """By the application's word, as is ``resource``."""
@@ -85,7 +85,9 @@ class Seen(NamedTuple):
                 self.status,
                 _user_agent(self.user_agent, redactor) if self.user_agent is not None else None,
                 self.close_code,
-                self.headers,
+                {name: redactor.header(name, values) or (redact.CUT,) for name, values in self.headers.items()}
+                if self.headers
+                else NO_HEADERS,
             ),
             execution,
             self.error_type or (execution.error_type if execution is not None else None),
