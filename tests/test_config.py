@@ -159,6 +159,11 @@ INVALID = [
     ("AUDIT_LOG_PROXY_HEADER", "a,b", f"{A_HEADER}, not 'a,b'"),
     ("AUDIT_LOG_PROXY_HEADER", "x real ip", f"{A_HEADER}, not 'x real ip'"),
     ("AUDIT_LOG_PROXY_HEADER", "x" * 65, f"{A_HEADER}, not '{'x' * 65}'"),
+    (
+        "AUDIT_LOG_PROXY_HEADER",
+        "Authorization",
+        "must be the name of a header with addresses, and this one carries secrets",
+    ),
     ("AUDIT_LOG_HASH_KEY", SECRET * 5, "must have at least 32 characters"),
     ("OTEL_RESOURCE_ATTRIBUTES", "a", f"{PAIRS}, not 'a'"),
     ("OTEL_RESOURCE_ATTRIBUTES", "a=b;c", f"{PAIRS}, not 'a=b;c'"),
