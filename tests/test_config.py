@@ -162,7 +162,7 @@ INVALID = [
     (
         "AUDIT_LOG_PROXY_HEADER",
         "Authorization",
-        "must be the name of a header with addresses, and this one carries secrets",
+        "must be the name of a header with addresses, and this one carries secrets, not 'Authorization'",
     ),
     ("AUDIT_LOG_HASH_KEY", SECRET * 5, "must have at least 32 characters"),
     ("OTEL_RESOURCE_ATTRIBUTES", "a", f"{PAIRS}, not 'a'"),
