@@ -11,7 +11,6 @@ import logging
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from opentelemetry import context as otel_context
@@ -55,9 +54,6 @@ _logger = logging.getLogger(__name__)
 
 TOKEN_PREFIX = "token:"  # noqa: S105 - a prefix of actors' names
 """The original pull request names an API token's actor ``token:`` and the token's name."""
-
-
-ACTORS_CACHED_MAX = 1024
 
 
 class Recorder(NamedTuple):
@@ -163,11 +159,11 @@ def make_actor(id: object, type: object = None) -> Actor:  # noqa: A002 - the at
     return Actor(name, by_name if type is None else _member(ActorType, type, "actor type") or by_name)
 
 
-@lru_cache(ACTORS_CACHED_MAX)
 def without_tokens(actor: Actor, redactor: Redactor) -> Actor:
     """Masks what only its form tells to be a token: people paste one where a name is asked for."""
-    name, claimed = (text and redactor.tokens(text) for text in (actor.id, actor.claimed))
-    return actor._replace(id=name, claimed=claimed)
+    name, claimed = actor.id and redactor.tokens(actor.id), actor.claimed and redactor.tokens(actor.claimed)
+    unchanged = name is actor.id and claimed is actor.claimed
+    return actor if unchanged else actor._replace(id=name, claimed=claimed)
 
 
 _Member = TypeVar("_Member", bound="StrEnum")

@@ -78,8 +78,6 @@ _FORMS = (
     ("xwfp-", r"xwfp-[\w-]{20,}+"),
     ("ya29.", r"ya29\.[\w.-]{20,}+"),
 )
-_LOWER_HINTS = ("dapi", "_v1_", "key-", "pul-", "rubygems_", "sbp_", "shp", "sntry")
-"""Of the forms whose random part has hexadecimal digits alone."""
 _FORM = tuple((hint, re.compile(form, re.ASCII)) for hint, form in _FORMS)
 
 _LONG = re.compile(r"[\w.-]{13}", re.ASCII)
@@ -171,7 +169,17 @@ def may_hold_token(text: str) -> bool:
     Most paths have no capital letter, and of what is drawn at random only hexadecimal digits have none.
     """
     if text.islower():
-        return any(hint in text for hint in _LOWER_HINTS)
+        # Written out: a loop takes three times as long. These are the forms whose random part is hexadecimal.
+        return (
+            "key-" in text
+            or "_v1_" in text
+            or "dapi" in text
+            or "pul-" in text
+            or "rubygems_" in text
+            or "sbp_" in text
+            or "shp" in text
+            or "sntry" in text
+        )
     return _LONG.search(text) is not None
 
 

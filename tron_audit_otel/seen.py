@@ -64,6 +64,12 @@ class Seen(NamedTuple):
         """Makes the event."""
         execution, outcome = self.execution, self.outcome
         redactor = self.recorder.redactor
+        told = self.resource or self._resource()
+        named = resource.without_tokens(told, redactor)
+        path = route.url_path(self.raw_path, self.path)
+        # The name after a route has all of a path that is a client's, decoded; after anything else it may have less.
+        if named is not told or self.route is None or self.resource is not None or self.rule.resource is not None:
+            path = redactor.tokens(path)
         method = policy.known_method(self.method)
         worked_out = worked(execution) if execution is not None else None
         return AuditEvent(
@@ -73,7 +79,7 @@ class Seen(NamedTuple):
             self.duration_ns,
             context.without_tokens(self.actor, redactor),
             self.action or self.rule.action or (Action.EXEC if execution else policy.default_action(method)),
-            resource.without_tokens(self.resource or self._resource(), redactor),
+            named,
             self.told_outcome or (outcome if outcome is Outcome.FAILURE or worked_out is None else worked_out),
             self.context,
             self.recorder.proxies.source(self.client, self.claim),
@@ -81,7 +87,7 @@ class Seen(NamedTuple):
                 method,
                 redact.line(redactor.tokens(self.method)) if method == policy.OTHER_METHOD else None,
                 self.route,
-                redactor.tokens(route.url_path(self.raw_path, self.path)),
+                path,
                 self.status,
                 _user_agent(self.user_agent, redactor) if self.user_agent is not None else None,
                 self.close_code,

@@ -155,6 +155,8 @@ class Proxies:
 
         Never raises.
         """
+        if claim is NO_CLAIM and type(client) is tuple and client and type(client[0]) is str and client[0]:
+            return _of_peer(client[0], suspect=False)  # as with nearly all
         host, port = _ends(client)
         if not claim.is_made:
             return _of_peer(host, suspect=False)
