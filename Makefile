@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed-with-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo servers test soak bench growth unit lint types format collector lock audit clean
+.PHONY: help demo servers test coverage soak bench growth unit lint types format collector lock audit clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ servers: $(STAMP)
 	@$(BIN)/python -m collector.opensearch >/dev/null
 
 test: servers ## run every test; builds the Collector, VictoriaLogs, Prometheus and OpenSearch once, in 2 to 10 minutes
+	@$(BIN)/pytest
+
+coverage: servers ## run every test, and show the lines that none of them runs; a third longer
 	@$(BIN)/pytest --cov --cov-report=term
 
 soak: servers ## run the long forms of the proofs: kills, outages, full disks, a million records, hostile ASGI; about 70 minutes

@@ -69,7 +69,9 @@ class Seen(NamedTuple):
         path = route.url_path(self.raw_path, self.path)
         # The name after a route has all of a path that is a client's, decoded; after anything else it may have less.
         if named is not told or self.route is None or self.resource is not None or self.rule.resource is not None:
-            path = redactor.tokens(path)
+            shown = redactor.tokens(path)
+            # A client may have percent-encoded what needs no encoding.
+            path = shown if named is told or shown is not path else redactor.tokens(route.url_path(None, self.path))
         method = policy.known_method(self.method)
         worked_out = worked(execution) if execution is not None else None
         return AuditEvent(
