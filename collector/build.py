@@ -324,50 +324,25 @@ def _copy_module(directory: Path, shop: _Shop) -> None:
         shutil.copy(directory / name, shop.work)
 
 
-def _build_victorialogs(shop: _Shop) -> Path:
-    _copy_module(VICTORIALOGS, shop)
-    binary = shop.work / shop.name
-    shop.run(
-        "compiling VictoriaLogs, 10 to 40 s",
-        [shop.go.binary, "build", "-v", *BUILD_FLAGS, "-o", binary, VICTORIALOGS_PACKAGE],
-    )
-    return binary
+def _build_module(directory: Path, what: str, package: str, *flags: str) -> Callable[[_Shop], Path]:
+    """Gives what compiles a program of a module that is pinned here."""
+
+    def build(shop: _Shop) -> Path:
+        _copy_module(directory, shop)
+        binary = shop.work / shop.name
+        shop.run(what, [shop.go.binary, "build", "-v", *BUILD_FLAGS, *flags, "-o", binary, package])
+        return binary
+
+    return build
 
 
-def _build_of_prometheus(shop: _Shop, what: str, package: str) -> Path:
-    _copy_module(PROMETHEUS, shop)
-    binary = shop.work / shop.name
-    shop.run(what, [shop.go.binary, "build", "-v", *BUILD_FLAGS, PROMETHEUS_TAGS, "-o", binary, package])
-    return binary
-
-
-def _build_prometheus(shop: _Shop) -> Path:
-    return _build_of_prometheus(shop, "compiling Prometheus, 90 s or more", PROMETHEUS_PACKAGE)
-
-
-def _build_promtool(shop: _Shop) -> Path:
-    return _build_of_prometheus(shop, "compiling promtool, about 40 s where Prometheus was compiled", PROMTOOL_PACKAGE)
-
-
-def _build_vegeta(shop: _Shop) -> Path:
-    _copy_module(VEGETA, shop)
-    binary = shop.work / shop.name
-    shop.run(
-        "compiling vegeta, about 10 s",
-        [shop.go.binary, "build", "-v", *BUILD_FLAGS, "-o", binary, VEGETA_PACKAGE],
-    )
-    return binary
-
-
-def _build_govulncheck(shop: _Shop) -> Path:
-    _copy_module(GOVULNCHECK, shop)
-    binary = shop.work / shop.name
-    shop.run(
-        "compiling govulncheck, about 10 s",
-        [shop.go.binary, "build", "-v", *BUILD_FLAGS, "-o", binary, GOVULNCHECK_PACKAGE],
-    )
-    return binary
-
+_build_victorialogs = _build_module(VICTORIALOGS, "compiling VictoriaLogs, 10 to 40 s", VICTORIALOGS_PACKAGE)
+_build_prometheus = _build_module(PROMETHEUS, "compiling Prometheus, 90 s or more", PROMETHEUS_PACKAGE, PROMETHEUS_TAGS)
+_build_promtool = _build_module(
+    PROMETHEUS, "compiling promtool, about 40 s where Prometheus was compiled", PROMTOOL_PACKAGE, PROMETHEUS_TAGS
+)
+_build_vegeta = _build_module(VEGETA, "compiling vegeta, about 10 s", VEGETA_PACKAGE)
+_build_govulncheck = _build_module(GOVULNCHECK, "compiling govulncheck, about 10 s", GOVULNCHECK_PACKAGE)
 
 _COLLECTOR = _Server("otelcol", (MANIFEST, COLLECTOR_SUMS), "about 2 minutes", _build_collector)
 _VICTORIALOGS = _Server(
