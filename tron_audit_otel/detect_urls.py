@@ -25,15 +25,18 @@ _QUERY = re.compile(
 )
 
 _PHRASES = (
-    (":5432:", re.compile(r"(?:^|\n)[\w.*-]{1,128}+:5432:[\w.*-]{0,64}+:[\w.*-]{1,64}+:(?P<value>[^\s:][^\n\r]*+)")),
+    ((":5432:",), re.compile(r"(?:^|\n)[\w.*-]{1,128}+:5432:[\w.*-]{0,64}+:[\w.*-]{1,64}+:(?P<value>[^\s:][^\n\r]*+)")),
     (
-        ":*:",
+        (":*:",),
         re.compile(r"(?:^|\n)[\w.*-]{1,128}+:(?:\*|\d{1,5}):[\w.*-]{0,64}+:[\w.*-]{1,64}+:(?P<value>[^\s:][^\n\r]*+)"),
     ),
-    (":_", re.compile(r":_(?:auth(?:Token)?|password)(?:[ \t]?=[ \t]?|[ \t\x1f]{1,8})[\"']?(?P<value>[^\s\"'\x1f]++)")),
+    (
+        (":_",),
+        re.compile(r":_(?:auth(?:Token)?|password)(?:[ \t]?=[ \t]?|[ \t\x1f]{1,8})[\"']?(?P<value>[^\s\"'\x1f]++)"),
+    ),
     *(
         (
-            hint,
+            (hint,),
             re.compile(
                 rf"{hint}[ \t]{{1,8}}(?:(?i:with)[ \t]{{1,8}}\S{{1,64}}+[ \t]{{1,8}})?(?i:by|as)[ \t]{{1,8}}"
                 r"(?:(?i:password)[ \t]{1,8})?['\"](?P<value>[^'\"\n]++)"
@@ -103,12 +106,8 @@ def urls(text: str) -> Iterator[Span]:
 
 def phrases(text: str) -> Iterator[Span]:
     """Finds what ``.pgpass``, ``.npmrc``, SQL and HTTP's authentication say in a form of their own."""
-    for hints, rule in _SETTINGS:
+    for hints, rule in (*_SETTINGS, *_PHRASES):
         if any(hint in text for hint in hints):
-            for found in rule.finditer(text):
-                yield found.span("value")
-    for hint, rule in _PHRASES:
-        if hint in text:
             for found in rule.finditer(text):
                 yield found.span("value")
 

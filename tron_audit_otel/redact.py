@@ -186,7 +186,9 @@ class Redactor:
 
     def line(self, text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
         """Gives text as :func:`line` does, without its secrets."""
-        return line(self._head(text, characters_max)[0], characters_max)
+        head = text[: characters_max + WINDOW_CHARACTERS - EXEC_CHARACTERS_MAX]
+        spans = _safely(secrets, head, [(0, len(head))])
+        return line(self._mask(head, spans, characters_max + 1)[0], characters_max)
 
     def tokens(self, text: str) -> str:
         """Masks only what its form alone tells to be a token. Takes a microsecond of a short text without any."""
@@ -239,10 +241,6 @@ class Redactor:
             spans = _safely(lambda head: secrets_of_header(name, head), head, [(0, len(head))])
             kept.append(line(self._mask(head, spans, LINE_CHARACTERS_MAX + 1)[0]))
         return tuple(kept)
-
-    def _head(self, text: str, characters_max: int) -> tuple[str, int]:
-        head = text[: characters_max + WINDOW_CHARACTERS - EXEC_CHARACTERS_MAX]
-        return self._mask(head, _safely(secrets, head, [(0, len(head))]), characters_max + 1)
 
     def _mask(self, text: str, spans: Iterable[Span], characters_max: int | None = None) -> tuple[str, int]:
         """Masks what is in the first ``characters_max`` characters; a secret that ends past them is one of these."""
