@@ -277,15 +277,16 @@ class Exchange:
 
     def _kept_headers(self, rule: policy.Rule) -> dict[str, tuple[str, ...]]:
         kept: dict[str, tuple[str, ...]] = {}
-        found: dict[bytes, list[bytes]] = {name.encode("ascii"): [] for name in rule.headers}
+        wanted = {name.encode("ascii"): name for name in rule.headers}
+        found: dict[bytes, list[bytes]] = {key: [] for key in wanted}
         try:
             # In one pass, and of each no more than shows that there are more: a client can send any number.
             for key, value in self._headers:
                 if key in found and type(value) is bytes and len(found[key]) <= redact.HEADER_VALUES_MAX:
                     found[key].append(value[: 2 * KEPT_MAX])
             left = HEADERS_CHARACTERS
-            for name in rule.headers:
-                if values := found[name.encode("ascii")]:
+            for key, name in wanted.items():
+                if values := found[key]:
                     kept[name] = tuple(value.decode("latin-1") for value in values) if left > 0 else ()
                     left -= sum(map(len, values))
         except Exception:  # noqa: BLE001 - a server, or a middleware, may put anything there

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _DIGITS_MAX = 20
 _STATUS_MIN, _STATUS_MAX = 100, 999
 """RFC 9112, 4: three digits."""
+_CODES = range(1, 65_536)
+"""RFC 6455, 5.5.1: two bytes."""
 BODILESS_STATUSES = (204, 304)
 """RFC 9110, 6.4.1: their responses end with their headers."""
 
@@ -32,6 +34,15 @@ def status_of(start: Message) -> int | None:
         status = start["status"]
         return int(status) if isinstance(status, int) and _STATUS_MIN <= status <= _STATUS_MAX else None
     except Exception:  # noqa: BLE001 - an application may send anything
+        return None
+
+
+def code_of(message: Message) -> int | None:
+    """Gives the code with which a side closes; None where it gives none that could be sent."""
+    try:
+        code = message["code"]
+        return int(code) if isinstance(code, int) and code in _CODES else None
+    except Exception:  # noqa: BLE001 - either side may give anything
         return None
 
 

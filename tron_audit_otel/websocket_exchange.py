@@ -14,13 +14,10 @@ from tron_audit_otel.exchange import (
     NO_RESPONSE,
     Exchange,
 )
-from tron_audit_otel.messages import bytes_announced, is_whole, kind_of, readable, status_of
+from tron_audit_otel.messages import bytes_announced, code_of, is_whole, kind_of, readable, status_of
 
 if TYPE_CHECKING:
     from starlette.types import Message
-
-_CODES = range(1, 65_536)
-"""RFC 6455, 5.5.1: two bytes."""
 
 SWITCHING_PROTOCOLS = 101
 FORBIDDEN = 403
@@ -164,12 +161,3 @@ class WebSocketExchange(Exchange):
             self.finish(Outcome.UNKNOWN, CANCELLED)
         else:
             self.finish(Outcome.FAILURE)
-
-
-def code_of(message: Message) -> int | None:
-    """Gives the code with which a side closes; None where it gives none that could be sent."""
-    try:
-        code = message["code"]
-        return int(code) if isinstance(code, int) and code in _CODES else None
-    except Exception:  # noqa: BLE001 - either side may give anything
-        return None
