@@ -92,12 +92,12 @@ def test_a_queued_fact_keeps_nothing_of_its_request_and_waits_for_no_collector()
 
 
 def test_a_task_that_outlives_its_request_does_not_keep_its_headers() -> None:
-    context: list[contextvars.Context] = []
+    held: list[object] = []
     kept: list[weakref.ref[Any]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        context.append(contextvars.copy_context())  # as each task has one
+        held.extend((contextvars.copy_context(), receive, send))  # as each task has one, and many have the others
         kept.append(weakref.ref(scope["headers"]))
         await answer(send)
 

@@ -139,13 +139,16 @@ class Exchange:
             self.finish(Outcome.FAILURE if isinstance(error, Exception) else Outcome.UNKNOWN, error_type(error))
 
     def release(self) -> None:
-        """Lets go of a scope whose record is written: the two hold each other, and would wait for the collector."""
+        """Lets go of a scope whose record is written: the two hold each other, and would wait for the collector.
+
+        Not only the marks: whoever keeps `send`, as a task's traceback does in Python 3.11, keeps this exchange.
+        """
         self._lost = None
         if self.draft.closed:
             unmark(self._entered)
-            if self.scope is not self._entered:
-                unmark(self.scope)
-                self.scope = self._entered
+            unmark(self.scope)
+            self.scope = self._entered = {}
+            self._headers, self._body = (), None
 
     def finish(self, outcome: Outcome, error: str | None = None) -> None:
         """Hands on what was seen, once, if the policy wants it."""

@@ -162,8 +162,10 @@ class AuditMiddleware:
             await self._pass_by(scope, receive, send, draft)
             return
         if is_refused:
-            exchange.release()
-            await exchange.refuse()
+            try:
+                await exchange.refuse()
+            finally:
+                exchange.release()
             return
         token = context.enter(draft)
         try:
