@@ -5,53 +5,24 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.detect_values import SCHEME, cookies
+from tron_audit_otel.detect_values import SCHEME, cookies, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Span = tuple[int, int]
 
-_PARTS = frozenset(
-    (
-        *(
-            "auth",
-            "authorization",
-            "token",
-            "tokens",
-            "secret",
-            "cookie",
-            "cookie2",
-            "password",
-            "passwd",
-            "passphrase",
-        ),
-        *(
-            "pwd",
-            "pass",
-            "signature",
-            "sig",
-            "credential",
-            "credentials",
-            "jwt",
-            "csrf",
-            "xsrf",
-            "session",
-            "sessionid",
-            "sid",
-        ),
-        *("key", "apikey", "authkey", "accesskey", "secretkey", "otp", "totp", "assertion", "authtoken", "accesstoken"),
-        *("sessiontoken", "csrftoken", "xsrftoken", "idtoken", "bearer", "ticket", "nonce"),
-    )
+_PARTS = words(
+    "auth authorization token tokens secret cookie cookie2 password passwd passphrase pwd pass signature sig "
+    "credential credentials jwt csrf xsrf session sessionid sid key apikey authkey accesskey secretkey otp totp "
+    "assertion authtoken accesstoken sessiontoken csrftoken xsrftoken idtoken bearer ticket nonce"
 )
 _ENDS = ("token", "tokens", "secret", "password", "passwd", "cookie", "apikey", "appkey", "masterkey", "credentials")
 """As in `X-RefreshToken`."""
-_NO_SECRET = frozenset(
-    (
-        *("idempotency-key", "sec-websocket-key", "surrogate-key", "cache-key", "x-cache-key", "signature-input"),
-        *("public-key-pins", "public-key-pins-report-only", "accept-signature", "sec-token-binding"),
-        *("x-amz-server-side-encryption-customer-key-md5", "x-amz-server-side-encryption-aws-kms-key-id"),
-    )
+_NO_SECRET = words(
+    "idempotency-key sec-websocket-key surrogate-key cache-key x-cache-key signature-input public-key-pins "
+    "public-key-pins-report-only accept-signature sec-token-binding x-amz-server-side-encryption-customer-key-md5 "
+    "x-amz-server-side-encryption-aws-kms-key-id"
 )
 """Public by their purpose. The client draws the first two at random: one to be found again by, one against caches."""
 _PART = re.compile(r"[^-_.]+")

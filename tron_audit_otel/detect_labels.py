@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from tron_audit_otel.detect_values import ABOUT, Place, end_of_line, of_header, opener, value
+from tron_audit_otel.detect_values import ABOUT, Place, end_of_line, of_header, opener, value, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,26 +40,8 @@ _STEMS = (
 """With ``key``, where such a word can begin: a search for a text takes a hundredth of that for the pattern."""
 _BEFORE_KEY = re.compile(f"{_KEY}$")
 _BEFORE_KEY_CHARACTERS_MAX = 16
-_WEAK = frozenset(
-    (
-        "key",
-        "pwd",
-        "pass",
-        "pat",
-        "pw",
-        "auth",
-        "session",
-        "sid",
-        "signature",
-        "jwt",
-        "otp",
-        "creds",
-        "cred",
-        "community",
-        "sessid",
-    )
-)
-_WEAK_BUT_LONG = frozenset(("key", "pat", "auth", "session", "sid", "signature", "jwt"))
+_WEAK = words("key pwd pass pat pw auth session sid signature jwt otp creds cred community sessid")
+_WEAK_BUT_LONG = words("key pat auth session sid signature jwt")
 _LONG_VALUE = re.compile(r"""(?![a-z]{8,32}+(?:[\s,;.:)]|\Z)|/)\\{0,3}["']?[\w+/=.%~-]{8}""")
 
 _IDENTIFIER = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
@@ -84,28 +66,10 @@ _TOLD = re.compile(
 )
 _NEXT_TEXT = re.compile(r"""[\"'][ \t]{0,8},[ \t]{0,8}(?=[\"'][^\"'\n]{1,256}[\"'][ \t]{0,4}[)\]])""")
 _FIRST_WORD = re.compile(r"[\"']?(?P<word>[A-Za-z]{0,16}+)[\"']?(?![^\s.,;:])")
-_PROSE = frozenset(
-    (
-        *("a", "an", "the", "not", "no", "required", "incorrect", "wrong", "invalid", "expired", "too", "set", "unset"),
-        *("empty", "valid", "correct", "missing", "needed", "used", "sent", "stored", "in", "on", "at", "to", "for"),
-        *(
-            "of",
-            "and",
-            "or",
-            "being",
-            "been",
-            "now",
-            "also",
-            "only",
-            "never",
-            "always",
-            "changed",
-            "reset",
-            "ok",
-            "generated",
-            "out",
-        ),
-    )
+_PROSE = words(
+    "a an the not no required incorrect wrong invalid expired too set unset empty valid correct missing needed "
+    "used sent stored in on at to for of and or being been now also only never always changed reset ok generated "
+    "out"
 )
 _SPACE = re.compile(r"[\s\x1f]{1,16}")
 _SET = re.compile(

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 
+
+def words(text: str) -> frozenset[str]:
+    """Gives the words of a table."""
+    return frozenset(text.split())
+
+
 LINE_CHARACTERS_MAX = 16_384
 """What is further on in a line counts as another one."""
 
@@ -19,17 +25,13 @@ SCHEME = re.compile(
 )
 """The schemes of an Authorization header, whose credentials follow."""
 
-ABOUT = frozenset(
-    (
-        *("name", "names", "type", "types", "id", "ids", "file", "files", "path", "paths", "dir", "url", "uri", "ref"),
-        *("count", "len", "length", "size", "limit", "max", "min", "policy", "expiry", "expires", "expire", "expired"),
-        *("expiration", "ttl", "age", "lifetime", "timeout", "refs", "version", "enabled", "disabled", "required"),
-        *("status", "state", "format", "field", "fields", "column", "prompt", "algorithm", "alg", "method", "methods"),
-        *("warning", "error", "errors", "exception", "seconds", "minutes", "hours", "days", "ms", "change", "changes"),
-        *("mode", "hint", "label", "title", "usage", "used", "budget", "index", "idx", "pos", "position", "endpoint"),
-        *("at", "by", "on", "sock", "fd", "stdin", "utils", "fd", "not", "only"),
-        *("py", "js", "ts", "go", "rs", "java", "md", "html", "css", "json", "yaml", "yml", "txt", "sh", "pem", "crt"),
-    )
+ABOUT = words(
+    "name names type types id ids file files path paths dir url uri ref count len length size limit max min "
+    "policy expiry expires expire expired expiration ttl age lifetime timeout refs version enabled disabled "
+    "required status state format field fields column prompt algorithm alg method methods warning error errors "
+    "exception seconds minutes hours days ms change changes mode hint label title usage used budget index idx pos "
+    "position endpoint at by on sock fd stdin utils not only py js ts go rs java md html css json yaml yml txt sh "
+    "pem crt"
 )
 """Ends a name that tells something about a secret."""
 
@@ -66,7 +68,7 @@ _HARMLESS = re.compile(
 """What stands in a secret's place: a word of a program, a reference to a variable, a mask."""
 _SMALL_DIGITS_MAX = 4
 _COOKIE = re.compile(r"[^=;,\s\"'\x1f]{1,256}+[ \t]?=[ \t]?(?P<value>[^;\s\"'\x1f\\]++|\"[^\"\n]*+)")
-_ATTRIBUTES = frozenset(("path", "domain", "expires", "max-age", "samesite", "version", "priority", "comment"))
+_ATTRIBUTES = words("path domain expires max-age samesite version priority comment")
 
 
 class Place(NamedTuple):
