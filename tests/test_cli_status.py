@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -240,8 +241,10 @@ ENDPOINT = "http://127.0.0.1:1/v1/logs"
 
 
 @pytest.fixture
-def pipeline(root: Path) -> Iterator[Pipeline]:
+def pipeline(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     """A real one, whose Collector is dead."""
+    # The command runs in the same process here, and would show its log as its own.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
     config = AuditConfig(
         enabled=True, journal_dir=root, otlp_endpoint=ENDPOINT, service_name="api", shutdown_seconds_max=0.5
     )
