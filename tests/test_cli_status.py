@@ -241,16 +241,17 @@ ENDPOINT = "http://127.0.0.1:1/v1/logs"
 
 
 @pytest.fixture
-def pipeline(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+def pipeline(root: Path) -> Iterator[Pipeline]:
     """A real one, whose Collector is dead."""
     # The command runs in the same process here, and would show its log as its own.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
+    logging.disable(logging.WARNING)
     config = AuditConfig(
         enabled=True, journal_dir=root, otlp_endpoint=ENDPOINT, service_name="api", shutdown_seconds_max=0.5
     )
     pipeline = Pipeline(config)
     yield pipeline
     pipeline.shutdown()
+    logging.disable(logging.NOTSET)
 
 
 def until(found: Callable[[], tuple[int, Any]], is_so: Callable[[list[Any]], bool]) -> tuple[int, Any]:
