@@ -343,16 +343,15 @@ def cases(chance: random.Random, count: int) -> list[Case]:
     made = []
     for number in range(count):
         first = names[number % len(names)]
-        sort = PLACES[first].sort
+        sort, _, own = PLACES[first]
         beside = [
-            name for name in names if PLACES[name].sort == sort and PLACES[name].own.isdisjoint(PLACES[first].own)
+            name for name, place in PLACES.items() if name != first and place.sort == sort and place.own.isdisjoint(own)
         ]
-        ask, put = PLAIN[sort], [first]
+        ask = PLAIN[sort]
         if sort == "item" and chance.random() < 0.5:
             ask = replace(ask, method=chance.choice(("GET", "PUT", "PATCH", "DELETE")))
-        for name in (first, *chance.sample(beside, min(len(beside), chance.randint(0, 2)))):
-            if name not in put or name == first:
-                ask = PLACES[name].put(ask, hostile.mixed(chance), hostile.mixed_bytes(chance))
-                put.append(name)
-        made.append(Case(ask, tuple(put[1:])))
+        chosen = (first, *chance.sample(beside, min(len(beside), chance.randint(0, 2))))
+        for name in chosen:
+            ask = PLACES[name].put(ask, hostile.mixed(chance), hostile.mixed_bytes(chance))
+        made.append(Case(ask, chosen))
     return made

@@ -23,9 +23,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 import tron_audit_otel as audit
-from tests import asgi_fuzz
+from tests import asgi_hostile
 from tests.asgi import Peer, drive, http_scope, websocket_scope
-from tests.asgi_fuzz import Conversation, Seen, conversation_of, conversations, converse, copying, shown
+from tests.asgi_fuzz import SECONDS_MAX, Conversation, Seen, conversation_of, conversations, converse, copying, shown
 from tests.hostile import fuzzed
 from tron_audit_otel.commitment import Commitments
 from tron_audit_otel.context import Recorder
@@ -175,7 +175,7 @@ async def batch(conversation: Conversation) -> None:
 class BrokenRedactor(Redactor):
     """Fails wherever a request's own data are looked at; what handlers tell is looked at by `tokens`, which cannot."""
 
-    block = command = header = line = masked = asgi_fuzz._refuse
+    block = command = header = line = masked = asgi_hostile.refuse
 
 
 async def failing_trail(conversation: Conversation) -> None:
@@ -371,7 +371,7 @@ async def helpless(_: object, error: Exception) -> Response:
 
 
 async def odd(_: object, __: Exception) -> Any:
-    return asgi_fuzz.HostileState()
+    return asgi_hostile.HostileState()
 
 
 WHOLES: dict[str, dict[str, Any]] = {
@@ -416,16 +416,16 @@ def executes(conversation: Conversation) -> bool:
 # --- what no conversation brings about
 
 
-@pytest.mark.parametrize("what", asgi_fuzz.SAYINGS)
+@pytest.mark.parametrize("what", asgi_hostile.SAYINGS)
 def test_nothing_that_is_said_raises(what: str) -> None:
     trail = Trail()
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        asgi_fuzz.say(what)
+        asgi_hostile.say(what)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        asgi_fuzz.say(what)
+        asgi_hostile.say(what)
         await send({"type": "http.response.body"})
-        asgi_fuzz.say(what)
+        asgi_hostile.say(what)
 
     error = asyncio.run(drive(AuditMiddleware(ErrorObserver(app), trail.audit, bool, bool), http_scope(), Peer()))
     assert error is None
@@ -483,7 +483,7 @@ def test_the_end_of_a_lifespan_waits_for_no_thread_of_the_application() -> None:
 
     async def serve() -> None:
         middleware = AuditMiddleware(app, Trail().audit, fail, lambda: ended.append(True))
-        with anyio.fail_after(asgi_fuzz.SECONDS_MAX):
+        with anyio.fail_after(SECONDS_MAX):
             await middleware({"type": "lifespan"}, Peer().receive, Peer().send)
 
     asyncio.run(serve())

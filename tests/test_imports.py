@@ -10,11 +10,11 @@ import pytest
 import tron_audit_otel
 
 RANKS = (
-    {"errors", "messages", "detect_blocks", "detect_tokens", "detect_values", "detect_urls"},
-    {"settings", "networks", "detect_labels", "detect_commands", "detect_headers"},
+    {"errors", "messages", "networks", "detect_blocks", "detect_tokens", "detect_values", "detect_urls"},
+    {"settings", "forwarded", "detect_labels", "detect_commands", "detect_headers"},
     {"config", "tool_config", "event", "ledger", "frames", "commitment", "detect"},
-    {"redact", "disk", "forwarded", "otlp_json", "collector_metrics"},
-    {"bounds", "source_ip", "resource", "run", "answer", "stream_dir"},
+    {"redact", "disk", "otlp_json", "collector_metrics"},
+    {"bounds", "headers", "source_ip", "resource", "run", "answer", "stream_dir"},
     {"context", "policy", "log_record", "route", "journal_dir", "otlp_http", "otlp_grpc"},
     {"policy_file", "seen", "encoder", "journal", "dead_letter", "transport", "archive"},
     {"exchange", "disk_journal", "batch", "receiver"} | {"archive_tail", "siem_looks", "cli_time", "search_http"},

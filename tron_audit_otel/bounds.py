@@ -47,10 +47,10 @@ def fit(
     """
     fitted = {name: value for name, value in values.items() if not isinstance(value, int) or -(2**63) <= value < 2**63}
     cut = [name for name in values if name not in fitted]
-    sizes = {name: _pair(name, value) for name, value in fitted.items()}
-    room = bytes_max - FIXED_BYTES - _field(_field(_length(body)))
+    sizes = {name: _attribute_bytes(name, value) for name, value in fitted.items()}
+    room = bytes_max - FIXED_BYTES - _field_bytes(_field_bytes(_text_bytes(body)))
     if cut or sum(sizes.values()) > room:
-        room -= min(NAMES_BYTES_MAX, sum(_length(name) + _ITEM_BYTES for name in values)) + 2 * _AROUND_BYTES
+        room -= min(NAMES_BYTES_MAX, sum(_text_bytes(name) + _ITEM_BYTES for name in values)) + 2 * _AROUND_BYTES
         stays = sum(sizes[name] for name in whole if name in sizes)
         if stays <= room:
             room -= stays
@@ -58,7 +58,7 @@ def fit(
         level = _level(sizes.values(), room)
         for name in [name for name, size in sizes.items() if size > level]:
             cut.append(name)
-            short = _shortened(fitted.pop(name), level - _length(name) - _AROUND_BYTES)
+            short = _shortened(fitted.pop(name), level - _text_bytes(name) - _AROUND_BYTES)
             if short is not None:
                 fitted[name] = short
     return fitted, _first(cut, NAMES_BYTES_MAX)
@@ -93,7 +93,7 @@ def _first(texts: Iterable[str], bytes_max: int) -> tuple[str, ...]:
     kept: list[str] = []
     left = bytes_max - _ITEM_BYTES
     for text in texts:
-        size = _field(_field(_length(text)))
+        size = _field_bytes(_field_bytes(_text_bytes(text)))
         if size > left - _CUT_BYTES:
             return (*kept, _head(text, left))
         kept.append(text)
@@ -101,27 +101,27 @@ def _first(texts: Iterable[str], bytes_max: int) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _pair(name: str, value: AnyValue) -> int:
-    """Gives the bytes of an attribute."""
-    return _field(_field(_length(name)) + _field(_value(value)))
+def _attribute_bytes(name: str, value: AnyValue) -> int:
+    return _field_bytes(_field_bytes(_text_bytes(name)) + _field_bytes(_value_bytes(value)))
 
 
-def _value(value: AnyValue) -> int:
+def _value_bytes(value: AnyValue) -> int:
     if isinstance(value, str):
-        return _field(_length(value))
+        return _field_bytes(_text_bytes(value))
     if isinstance(value, tuple):
-        return _field(sum(_field(_value(item)) for item in value))
-    return 1 + (_DOUBLE_BYTES if isinstance(value, float) else _varint(int(value) % 2**64))  # type: ignore[arg-type] # no other is an attribute
+        return _field_bytes(sum(_field_bytes(_value_bytes(item)) for item in value))
+    return 1 + (_DOUBLE_BYTES if isinstance(value, float) else _varint_bytes(int(value) % 2**64))  # type: ignore[arg-type] # no other is an attribute
 
 
-def _field(size: int) -> int:
-    return 1 + _varint(size) + size
+def _field_bytes(size: int) -> int:
+    """With its tag and its length."""
+    return 1 + _varint_bytes(size) + size
 
 
-def _varint(number: int) -> int:
+def _varint_bytes(number: int) -> int:
     """Seven bits a byte."""
     return max(1, -(-number.bit_length() // 7))
 
 
-def _length(text: str) -> int:
+def _text_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())

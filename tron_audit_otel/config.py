@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from tron_audit_otel import networks
 from tron_audit_otel.detect_headers import is_secret
 from tron_audit_otel.errors import ConfigError
+from tron_audit_otel.forwarded import LISTS
 from tron_audit_otel.settings import DirectoryPath, Env, FilePath, Settings, env, environment, set_variables, variables
 
 if TYPE_CHECKING:
@@ -42,20 +43,23 @@ REPLAY_TO = "audit.replay.to"
 _NAME_CHARACTERS_MAX = 64
 _JOURNAL_BYTES_MAX = {"disk": 2**30, "memory": 64 * 2**20}
 
+HEADER_NAME_CHARACTERS_MAX = 64
+HASH_KEY_CHARACTERS_MIN = 32
+"""128 bits, if they are hexadecimal digits."""
+
 _PAIR = re.compile(r"[\w!#$%&'*+.^`|~-]+[ \t]*=[ !#-+\--:<-\[\]-~]*", re.ASCII)
 """W3C Baggage, and spaces besides, as OpenTelemetry's SDKs are liberal there."""
 
-
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """A header's name (RFC 9110, 5.6.2)."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+_URL_WANTED = "must be a URL such as http://collector:4318"
 
 
 def _otlp(name: str, unit: str = "", *, secret: bool = False) -> Env:
     return Env((f"OTEL_EXPORTER_OTLP_LOGS_{name}", f"OTEL_EXPORTER_OTLP_{name}"), unit, secret)
-
-
-_URL_WANTED = "must be a URL such as http://collector:4318"
 
 
 def _url(value: str) -> str:
@@ -91,16 +95,8 @@ def _headers(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value) for name, value in pairs)
 
 
-HEADER_CHARACTERS_MAX = 64
-HASH_KEY_CHARACTERS_MIN = 32
-"""128 bits, if they are hexadecimal digits."""
-
-_APPENDED = ("x-forwarded-for", "forwarded")
-"""The headers with a list in them; any other has one address."""
-
-
 def _header_name(value: str) -> str:
-    if not _TOKEN.fullmatch(value) or len(value) > HEADER_CHARACTERS_MAX:
+    if not _TOKEN.fullmatch(value) or len(value) > HEADER_NAME_CHARACTERS_MAX:
         raise ValueError("must be one header's name, such as x-forwarded-for, forwarded or x-real-ip")
     if is_secret(value.lower()):
         raise ValueError("must be the name of a header with addresses, and this one carries secrets")
@@ -292,7 +288,7 @@ class AuditConfig(Settings):
 
     def _agree_on_proxies(self) -> None:
         header = f"AUDIT_LOG_PROXY_HEADER={self.proxy_header}"
-        if self.proxy_header not in _APPENDED:
+        if self.proxy_header.encode() not in LISTS:
             if self.proxy_hops is not None:
                 raise ValueError(f"AUDIT_LOG_PROXY_HOPS={self.proxy_hops} counts addresses, and {header} has one")
             if not self.trusted_proxies:

@@ -14,12 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import (
-    INVALID_SPAN,
-    NonRecordingSpan,
-    get_current_span,
-    set_span_in_context,
-)
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, get_current_span, set_span_in_context
 
 from tron_audit_otel import redact
 from tron_audit_otel import resource as resources
@@ -101,7 +96,7 @@ def _bounded(client: object) -> object:
     host = client[0]
     if type(host) is not str or len(host) <= redact.LINE_CHARACTERS_MAX:
         return client
-    return (host[: redact.LINE_CHARACTERS_MAX + 1], *client[1:2])
+    return (host[: redact.KEPT_MAX], *client[1:2])
 
 
 _draft: ContextVar[Draft | None] = ContextVar("tron_audit_otel_draft", default=None)

@@ -29,6 +29,7 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 """Without it, opening a pipe waits for its other end; to a file it makes no difference."""
 _OTHERS = 0o077
 _IS_LINK = "it is a symbolic link, and none is followed"
+_IS_NO_FILE = "it is no regular file"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -42,10 +43,10 @@ def open_file(name: str, flags: int, directory: int) -> int:
     try:
         descriptor = os.open(name, flags | _NOFOLLOW | _NONBLOCK, 0o600, dir_fd=directory)
     except OSError as error:
-        raise _said(error, name, directory) from None
+        raise _explained(error, name, directory) from None
     try:
         if not flags & DIRECTORY and not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")  # noqa: TRY301 - it is closed below
+            raise OSError(errno.EINVAL, _IS_NO_FILE)  # noqa: TRY301 - it is closed below
         if flags & os.O_CREAT:
             os.fchmod(descriptor, 0o600)
     except OSError:
@@ -59,7 +60,7 @@ def open_directory(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | DIRECTORY | _NOFOLLOW)
     except OSError as error:
-        raise _said(error, path) from None
+        raise _explained(error, path) from None
 
 
 @contextmanager
@@ -72,14 +73,14 @@ def opened_directory(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _said(error: OSError, name: str | Path, directory: int | None = None) -> OSError:
+def _explained(error: OSError, name: str | Path, directory: int | None = None) -> OSError:
     """Gives it in words that help: of a link the system says that it is no directory, or that there are too many."""
     with suppress(OSError):
         state = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_ISLNK(state.st_mode):
             return OSError(errno.ELOOP, _IS_LINK)
         if error.errno == errno.ENXIO:  # of a pipe that nobody reads: the device is not configured
-            return OSError(errno.EINVAL, "it is no regular file")
+            return OSError(errno.EINVAL, _IS_NO_FILE)
     return error
 
 

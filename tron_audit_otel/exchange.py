@@ -1,4 +1,4 @@
-"""One request as it passes: what goes in, what comes out, how it ends, and what is then known of it.
+"""What a request and a WebSocket have in common as they pass: how each is begun, ended, and put on record.
 
 Message types and their fields are those of the ASGI specification.
 """
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tron_audit_otel import context, policy, redact, route
+from tron_audit_otel import context, headers, policy, redact, route
 from tron_audit_otel.event import ANONYMOUS, NO_HEADERS, Action, Actor, Execution, Outcome, error_type, record_id
 from tron_audit_otel.messages import body_of
+from tron_audit_otel.redact import KEPT_MAX
 from tron_audit_otel.run import of_original, of_request
 from tron_audit_otel.seen import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -36,11 +37,6 @@ NO_RESPONSE = "no_response"
 UNAVAILABLE = 503
 NO_ROOM = b"The audit trail cannot be written; try again later.\n"
 
-KEPT_MAX = redact.LINE_CHARACTERS_MAX + 1
-"""Of what a client writes, in characters or bytes; one more than is recorded, so that the cut shows. Records may wait
-in memory in thousands, and a path can have 64 KiB."""
-HEADERS_CHARACTERS = 8 * redact.LINE_CHARACTERS_MAX
-"""When the headers that are kept have so many, no further one is. Each is searched for secrets, and waits in memory."""
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 
 _logger = logging.getLogger(__name__)
@@ -80,11 +76,13 @@ class Exchange:
     _is_lost = False
     """There will be no record, though the answer must wait for it."""
     _leave: Callable[[], None] | None = None
+    """Lets go of the place that is kept for the record."""
     _bytes_left: int | None = None
     """What the client still waits for, by the response's own word; None: until the stream ends."""
     _body: bytearray | None = None
     _disconnected = False
-    _lost: OSError | None = None
+    _send_error: OSError | None = None
+    """With which the server told that the client has gone."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a request is made of
         self, scope: Scope, door: Scope, receive: Receive, send: Send, audit: Audit, draft: context.Draft
@@ -143,7 +141,7 @@ class Exchange:
 
         Not only the marks: whoever keeps `send`, as a task's traceback does in Python 3.11, keeps this exchange.
         """
-        self._lost = None
+        self._send_error = None
         if self.draft.closed:
             unmark(self._entered)
             unmark(self.scope)
@@ -185,7 +183,7 @@ class Exchange:
             return audit.commits_all
         try:
             template = route.template(self.scope, self._root_path)
-            return self._rule(self._method, template, self._actor()).commit == "response"
+            return self._rule(template, self._actor()).commit == "response"
         except Exception:  # noqa: BLE001 - whatever it is, it meets the record too, and is logged there
             return False
 
@@ -225,25 +223,24 @@ class Exchange:
             self._leave()
             self._leave = None
 
-    def _rule(self, method: str, template: str | None, actor: Actor) -> policy.Rule:
-        rules, known = self._audit.rules, policy.known_method(method)
-        return rules.certain_rule(known, template) or rules.rule(
+    def _rule(self, template: str | None, actor: Actor) -> policy.Rule:
+        rules, method = self._audit.rules, policy.known_method(self._method)
+        return rules.certain_rule(method, template) or rules.rule(
             policy.Facts(
-                known,
+                method,
                 template,
                 route.within(self._path, self._root_path) or "/",
                 self._status,
                 actor.type,
-                is_preflight(method, self._headers),
+                headers.is_preflight(self._method, self._headers),
             )
         )
 
     def _seen(self, outcome: Outcome, error: str | None) -> Seen | None:
         duration_ns = time.perf_counter_ns() - self._began
         scope, draft = self.scope, self.draft
-        method = self._method
         actor, template = self._actor(), route.template(scope, self._root_path)
-        rule = self._rule(method, template, actor)
+        rule = self._rule(template, actor)
         if rule.level == "none":
             return None
         try:
@@ -259,7 +256,7 @@ class Exchange:
             draft.recorder,
             draft.claim,
             user_agent[:KEPT_MAX] if type(user_agent) is bytes else None,
-            method[:KEPT_MAX],
+            self._method[:KEPT_MAX],
             template,
             self._path[:KEPT_MAX],
             self._raw_path and self._raw_path[:KEPT_MAX],
@@ -268,7 +265,7 @@ class Exchange:
             self._status,
             self._close_code,
             rule,
-            self._kept_headers(rule) if rule.headers else NO_HEADERS,
+            headers.kept(self._headers, rule.headers) if rule.headers else NO_HEADERS,
             actor,
             draft.action,
             draft.resource,
@@ -277,24 +274,6 @@ class Exchange:
             error,
             self._execution(rule),
         )
-
-    def _kept_headers(self, rule: policy.Rule) -> dict[str, tuple[str, ...]]:
-        kept: dict[str, tuple[str, ...]] = {}
-        wanted = {name.encode("ascii"): name for name in rule.headers}
-        found: dict[bytes, list[bytes]] = {key: [] for key in wanted}
-        try:
-            # In one pass, and of each no more than shows that there are more: a client can send any number.
-            for key, value in self._headers:
-                if key in found and type(value) is bytes and len(found[key]) <= redact.HEADER_VALUES_MAX:
-                    found[key].append(value[: 2 * KEPT_MAX])
-            left = HEADERS_CHARACTERS
-            for key, name in wanted.items():
-                if values := found[key]:
-                    kept[name] = tuple(value.decode("latin-1") for value in values) if left > 0 else ()
-                    left -= sum(map(len, values))
-        except Exception:  # noqa: BLE001 - a server, or a middleware, may put anything there
-            return kept
-        return kept
 
     def _actor(self) -> Actor:
         actor = self.draft.actor
@@ -348,21 +327,7 @@ def is_excluded(rules: policy.Policy, door: Scope) -> bool:
     if not rules.may_exclude(known):
         return False
     path = route.within(door["path"], door.get("root_path", "")) or "/"
-    return rules.excludes(known, path, cors_preflight=is_preflight(method, door.get("headers", ())))
-
-
-def is_preflight(method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a browser asks what it may ask (Fetch standard, CORS-preflight request)."""
-    return method == "OPTIONS" and bool(
-        _values(headers, b"origin") and _values(headers, b"access-control-request-method")
-    )
-
-
-def _values(headers: Iterable[tuple[bytes, bytes]], key: bytes) -> list[bytes]:
-    try:
-        return [value for name, value in headers if name == key and type(value) is bytes]
-    except Exception:  # noqa: BLE001 - a server, or a middleware, may put anything there
-        return [value for name, value in route.pairs(headers) if name == key]
+    return rules.excludes(known, path, cors_preflight=headers.is_preflight(method, door.get("headers", ())))
 
 
 def _params(scope: Scope) -> Mapping[str, str]:

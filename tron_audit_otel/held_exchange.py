@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.http_exchange import HttpExchange
-from tron_audit_otel.messages import body_of, bytes_announced, is_whole, kind_of, readable
+from tron_audit_otel.messages import body_of, bytes_announced, ends_response, kind_of, readable
 
 if TYPE_CHECKING:
     from starlette.types import Message
-
-
-BODIES = ("http.response.body", "http.response.zerocopysend")
 
 
 class HeldExchange(HttpExchange):
@@ -35,7 +32,7 @@ class HeldExchange(HttpExchange):
             message = readable(message)
             if await self._is_held(message):
                 return
-        is_last = kind == "http.response.pathsend" or (kind in BODIES and is_whole(message))
+        is_last = kind is not None and ends_response(message)
         if not await self._may_pass(message, is_last=is_last):
             return
         await self._release_held()
@@ -57,7 +54,7 @@ class HeldExchange(HttpExchange):
     async def _is_held(self, start: Message) -> bool:
         """Notes how the answer begins; tells whether its beginning waits for more of it."""
         await self._release_held()  # a second start is the server's to refuse
-        self._noted(start)
+        self._note_start(start)
         self._bytes_left = bytes_announced(self._method, start)
         self._ends_with_connection = self._bytes_left is None and self._is_http_1_0(start)
         if not self._bytes_left:  # with 0 it is whole by itself

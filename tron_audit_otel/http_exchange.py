@@ -9,14 +9,8 @@ from starlette.requests import ClientDisconnect
 
 from tron_audit_otel import policy, route
 from tron_audit_otel.event import ERROR_STATUS_MIN, Outcome, cause, error_type
-from tron_audit_otel.exchange import (
-    CANCELLED,
-    CLIENT_DISCONNECTED,
-    NO_RESPONSE,
-    SCOPE_KEY,
-    Exchange,
-)
-from tron_audit_otel.messages import body_of, status_of
+from tron_audit_otel.exchange import CANCELLED, CLIENT_DISCONNECTED, NO_RESPONSE, SCOPE_KEY, Exchange
+from tron_audit_otel.messages import body_of, ends_response, status_of
 from tron_audit_otel.run import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -58,17 +52,17 @@ class HttpExchange(Exchange):
         is_last = False
         try:
             if message["type"] == "http.response.start":
-                self._noted(message)
+                self._note_start(message)
             else:
-                is_last = completes(message)
+                is_last = ends_response(message)
         except Exception:  # noqa: BLE001 - an application may send anything, and the server judges it
             is_last = False
         left_before = self._disconnected
         try:
             await self._send(message)
-        except OSError as lost_connection:
+        except OSError as error:
             # ASGI, HTTP version 2.4: the server raises once the client has gone.
-            self._disconnected, self._lost = True, lost_connection
+            self._disconnected, self._send_error = True, error
             raise
         except asyncio.CancelledError:
             # A server tells that the exchange is over, and Starlette then cancels what still waits to have sent it.
@@ -78,7 +72,7 @@ class HttpExchange(Exchange):
         if is_last:
             self._responded(left_before=left_before)
 
-    def _noted(self, start: Message) -> None:
+    def _note_start(self, start: Message) -> None:
         """Notes how the answer begins; another start is the server's to refuse."""
         if self._has_started:
             return
@@ -121,7 +115,7 @@ class HttpExchange(Exchange):
     def raised(self, error: BaseException) -> None:
         """The application raised; a response may have begun."""
         is_handled, error = isinstance(error, Exception), cause(error)
-        gone = error is self._lost or (self._disconnected and isinstance(error, asyncio.CancelledError))
+        gone = error is self._send_error or (self._disconnected and isinstance(error, asyncio.CancelledError))
         if gone or isinstance(error, ClientDisconnect):
             self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED)
         elif not isinstance(error, Exception):
@@ -142,11 +136,3 @@ class HttpExchange(Exchange):
     def returned(self) -> None:
         """The application returned; unless the response is complete, it never will be."""
         self.finish(Outcome.UNKNOWN, CLIENT_DISCONNECTED if self._disconnected else NO_RESPONSE)
-
-
-def completes(message: Message) -> bool:
-    """Whether the application sends nothing of its answer after this message."""
-    kind = message["type"]
-    return kind == "http.response.pathsend" or (
-        kind in ("http.response.body", "http.response.zerocopysend") and not message.get("more_body", False)
-    )

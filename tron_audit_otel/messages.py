@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import Message
 
-_DIGITS_MAX = 20
-_STATUS_MIN, _STATUS_MAX = 100, 999
-"""RFC 9112, 4: three digits."""
-_CODES = range(1, 65_536)
-"""RFC 6455, 5.5.1: two bytes."""
 BODILESS_STATUSES = (204, 304)
 """RFC 9110, 6.4.1: their responses end with their headers."""
+
+_STATUS_MIN, _STATUS_MAX = 100, 999
+"""RFC 9112, 4: three digits."""
+
+_CODES = range(1, 65_536)
+"""RFC 6455, 5.5.1: two bytes."""
+
+_DIGITS_MAX = 20
+"""Of a body's length: 64 bits."""
 
 
 def kind_of(message: Message) -> str | None:
@@ -59,6 +63,17 @@ def is_whole(message: Message) -> bool:
     """Whether no more of a body comes after this message."""
     try:
         return not message.get("more_body", False)
+    except Exception:  # noqa: BLE001 - an application may send anything
+        return False
+
+
+def ends_response(message: Message) -> bool:
+    """Whether an application sends nothing of its response after this message."""
+    try:
+        kind = message["type"]
+        return kind == "http.response.pathsend" or (
+            kind in ("http.response.body", "http.response.zerocopysend") and not message.get("more_body", False)
+        )
     except Exception:  # noqa: BLE001 - an application may send anything
         return False
 

@@ -16,15 +16,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel import context, route
 from tron_audit_otel.event import ERROR_STATUS_MIN, cause, error_type
-from tron_audit_otel.exchange import (
-    NO_ROOM,
-    SCOPE_KEY,
-    UNAVAILABLE,
-    Exchange,
-    is_excluded,
-    lost,
-    unmark,
-)
+from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, Exchange, is_excluded, lost, unmark
 from tron_audit_otel.held_exchange import HeldExchange
 from tron_audit_otel.http_exchange import HttpExchange
 from tron_audit_otel.messages import kind_of, status_of
@@ -45,24 +37,20 @@ def reporting(handler: _ErrorHandler) -> _ErrorHandler:
     """Wraps the application's handler for unhandled exceptions: only it knows the status that the client will get."""
 
     async def report(request: Request, error: Exception) -> Response:
-        status = ERROR_STATUS_MIN
-        refused: Response | None = None
         try:
             answer = (
                 handler(request, error) if is_async_callable(handler) else run_in_threadpool(handler, request, error)
             )
             response: Response = await answer
-            status = _status(response)
         except Exception:
             # The server answers for it, unless it must not.
-            if (refused := await _reported(request, status, error)) is None:
+            if (refused := await _reported(request, ERROR_STATUS_MIN, error)) is None:
                 raise
+            return refused
         except BaseException:
-            await _reported(request, status, error)
+            await _reported(request, ERROR_STATUS_MIN, error)
             raise
-        else:
-            refused = await _reported(request, status, error)
-        return refused or response
+        return await _reported(request, _status(response), error) or response
 
     return report
 

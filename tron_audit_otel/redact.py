@@ -6,7 +6,8 @@ import codecs
 import hashlib
 import hmac
 import re
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tron_audit_otel.detect import secret_tokens, secrets, secrets_of_command, secrets_of_header
 from tron_audit_otel.detect_tokens import may_hold_token
@@ -21,16 +22,23 @@ if TYPE_CHECKING:
 LINE_CHARACTERS_MAX = 1024
 """For an actor, a resource, a path, a user agent. The longest e-mail address has 254, a usual path under 200."""
 
+KEPT_MAX = LINE_CHARACTERS_MAX + 1
+"""Of what becomes a line later, in characters or bytes: one more, so that the cut shows. Records may wait in memory in
+thousands, and a path can have 64 KiB."""
+
 EXEC_CHARACTERS_MAX = 4096
 """For a command, and for each output stream: the head is what an auditor reads, the hash proves the rest."""
 
 CUT = "…"
 """Ends a line that was cut, so that nobody takes a prefix for the whole."""
 
-WINDOW_CHARACTERS = 2 * EXEC_CHARACTERS_MAX
-"""How much of a text is looked at: what is kept ends in its middle, and a secret that is cut there is seen whole."""
+_AHEAD_CHARACTERS = 4096
+WINDOW_CHARACTERS = EXEC_CHARACTERS_MAX + _AHEAD_CHARACTERS
+"""How much of a text is looked at: past what is kept, so that a secret that is cut there is seen whole."""
 
 HEADER_VALUES_MAX = 8
+"""Of one header, in a record."""
+
 ARGUMENTS_MAX = 256
 """Of a command, in a record."""
 
@@ -68,12 +76,11 @@ def escape(text: str, keep: str = "") -> str:
 
     def shown(found: re.Match[str]) -> str:
         run = found[0]
-        if run == "\\":
-            return "\\\\"
         if run.isprintable():
-            return run
+            return r"\\" if run == "\\" else run
         escaped = printable(run, keep)
-        return escaped if escaped.startswith(run[:2]) else f"\\{escaped}" if run[0] == "\\" else escaped
+        # Where the backslash before it would be read with what is now an escape.
+        return f"\\{escaped}" if escaped.startswith(r"\\") else escaped
 
     return _TO_ESCAPE.sub(shown, text)
 
@@ -129,15 +136,11 @@ def _head(escaped: str, characters_max: int) -> str:
     return escaped[:characters_max]
 
 
-_Found = TypeVar("_Found")
-_Searched = TypeVar("_Searched")
-
-
-def _safely(find: Callable[[_Searched], _Found], searched: _Searched, everything: _Found) -> _Found:
+def _spans(find: Callable[[str], list[Span]], text: str) -> list[Span]:
     try:
-        return find(searched)
+        return find(text)
     except Exception:  # noqa: BLE001 - whatever breaks a rule, nothing may pass that it did not look at
-        return everything
+        return [(0, len(text))]
 
 
 class Command(NamedTuple):
@@ -176,25 +179,24 @@ class Redactor:
         digest = hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
         return f"{MASK[:-1]}:{digest.hex()[:_MASK_DIGITS]}]"
 
-    def hmac(self) -> hmac.HMAC | None:
+    def keyed_hash(self) -> hmac.HMAC | None:
         """Begins a keyed hash of something whole."""
         return None if self._key is None else hmac.new(self._key, digestmod="sha256")
 
     def masked(self, text: str) -> tuple[str, int]:
         """Masks the secrets in a text, and tells how many there were."""
-        return self._mask(text, _safely(secrets, text, [(0, len(text))]))
+        return self._without(text, _spans(secrets, text))
 
     def line(self, text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
         """Gives text as :func:`line` does, without its secrets."""
-        head = text[: characters_max + WINDOW_CHARACTERS - EXEC_CHARACTERS_MAX]
-        spans = _safely(secrets, head, [(0, len(head))])
-        return line(self._mask(head, spans, characters_max + 1)[0], characters_max)
+        head = text[: characters_max + _AHEAD_CHARACTERS]
+        return line(self._without(head, _spans(secrets, head), characters_max + 1)[0], characters_max)
 
     def tokens(self, text: str) -> str:
         """Masks only what its form alone tells to be a token. Takes a microsecond of a short text without any."""
         if not may_hold_token(text):
             return text
-        return self._mask(text, _safely(secret_tokens, text, [(0, len(text))]))[0]
+        return self._without(text, _spans(secret_tokens, text))[0]
 
     def block(self, text: str | bytes, characters_max: int = EXEC_CHARACTERS_MAX) -> Text:
         """Keeps the head of a text of many lines."""
@@ -212,18 +214,21 @@ class Redactor:
                 break
             heads.append(argument[:WINDOW_CHARACTERS])
             left -= len(argument) + 1
-        spans = _safely(secrets_of_command, heads, [[(0, len(head))] for head in heads])
+        try:
+            spans = secrets_of_command(heads)
+        except Exception:  # noqa: BLE001 - as with `_spans`
+            spans = [[(0, len(head))] for head in heads]
         kept: list[str] = []
         left, masked = characters_max, 0
         for head, found in zip(heads, spans, strict=True):
             if left <= 0:
-                return Command(tuple(kept), True, masked)  # noqa: FBT003 - a whole value
-            shown, count = self._mask(head, found, left + 1)
+                truncated = True
+                break
+            shown, count = self._without(head, found, left + 1)
             shown = escape(shown)
             kept.append(_clipped(shown, left))
             masked += count
-            if len(shown) > left:
-                return Command(tuple(kept), True, masked)  # noqa: FBT003 - a whole value
+            truncated |= len(shown) > left
             left -= len(shown) + 1
         return Command(tuple(kept), truncated, masked)
 
@@ -233,17 +238,17 @@ class Redactor:
         Where the name tells that the value is one, only a known scheme and the names of cookies stay.
         """
         kept: list[str] = []
+        find = partial(secrets_of_header, name)
         for value in values:
             if len(kept) == HEADER_VALUES_MAX:
                 kept[-1] = CUT
                 break
             head = value[: 2 * LINE_CHARACTERS_MAX]
-            spans = _safely(lambda head: secrets_of_header(name, head), head, [(0, len(head))])
-            kept.append(line(self._mask(head, spans, LINE_CHARACTERS_MAX + 1)[0]))
+            kept.append(line(self._without(head, _spans(find, head), KEPT_MAX)[0]))
         return tuple(kept)
 
-    def _mask(self, text: str, spans: Iterable[Span], characters_max: int | None = None) -> tuple[str, int]:
-        """Masks what is in the first ``characters_max`` characters; a secret that ends past them is one of these."""
+    def _without(self, text: str, spans: Iterable[Span], characters_max: int | None = None) -> tuple[str, int]:
+        """Masks the spans in the first ``characters_max`` characters; a secret that ends past them is one of these."""
         end = len(text) if characters_max is None else min(characters_max, len(text))
         parts: list[str] = []
         at = count = 0
@@ -267,7 +272,7 @@ class Output:
         self._room = WINDOW_CHARACTERS
         self._length = 0
         self._sha256 = hashlib.sha256()
-        self._hmac = redactor.hmac()
+        self._hmac = redactor.keyed_hash()
 
     def write(self, piece: str | bytes) -> None:
         """Takes a piece. Of bytes, a character may begin in one and end in the next."""
@@ -293,8 +298,8 @@ class Output:
         """Gives its head, without its secrets, with what tells of the whole."""
         self._keep(self._decoder.decode(b"", final=True))
         window = "".join(self._window)
-        spans = _safely(secrets, window, [(0, len(window))])
-        shown, masked = self._redactor._mask(window, spans, characters_max)  # noqa: SLF001 - of this module
+        spans = _spans(secrets, window)
+        shown, masked = self._redactor._without(window, spans, characters_max)  # noqa: SLF001 - of this module
         head = escape(shown, keep="\n\t")
         return Text(
             head=_head(head, characters_max),

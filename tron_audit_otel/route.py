@@ -12,12 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from starlette.routing import Host, Mount
 
+from tron_audit_otel import headers
 from tron_audit_otel.redact import LINE_CHARACTERS_MAX
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from starlette.types import Scope
 
 _PLAIN = re.compile(rb"[A-Za-z0-9._~/%-]*")
@@ -25,8 +24,7 @@ _ROUTERS = (Mount, Host)
 
 _RAW_PATHS = (bytes, type(None))
 _LISTS = (list, tuple)
-_TYPES = {"path": str, "raw_path": bytes, "method": str, "root_path": str}
-_PAIR = 2
+_TYPES: dict[str, type] = {"path": str, "raw_path": bytes, "method": str, "root_path": str}
 
 PATH_SAFE = "/@:+,=$!&'()*;~"
 """The characters that RFC 3986 lets stand in a path."""
@@ -51,20 +49,11 @@ def well_formed(scope: Scope) -> Scope:
         and type(get("headers", ())) in _LISTS
     ):
         return scope
-    read: dict[str, Any] = {name: get(name) for name in ("path", "raw_path", "method", "root_path", "client")}
-    read = {name: value for name, value in read.items() if type(value) is _TYPES.get(name, type(value))}
-    headers = get("headers")
+    read: dict[str, Any] = {name: get(name) for name, kind in _TYPES.items() if type(get(name)) is kind}
+    sent = get("headers")
     # What can be read but once is the application's to read.
-    return {"path": "", **read, "headers": pairs(headers) if isinstance(headers, list | tuple) else []}
-
-
-def pairs(headers: Iterable[object]) -> list[tuple[bytes, bytes]]:
-    """Gives those headers that are a name and a value."""
-    return [
-        (header[0], header[1])
-        for header in headers
-        if isinstance(header, list | tuple) and len(header) == _PAIR and {type(part) for part in header} == {bytes}
-    ]
+    listed = headers.pairs(sent) if isinstance(sent, list | tuple) else []
+    return {"path": "", **read, "client": get("client"), "headers": listed}
 
 
 def template(scope: Scope, root_path: str) -> str | None:

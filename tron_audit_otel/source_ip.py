@@ -16,7 +16,7 @@ from tron_audit_otel import forwarded
 from tron_audit_otel.event import Source
 from tron_audit_otel.forwarded import FORWARDED, LISTS, X_FORWARDED_FOR, X_REAL_IP
 from tron_audit_otel.networks import NO_NETWORKS, UNIX, Networks, address
-from tron_audit_otel.redact import LINE_CHARACTERS_MAX, line, text
+from tron_audit_otel.redact import KEPT_MAX, line, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -157,7 +157,7 @@ class Proxies:
         """
         if claim is NO_CLAIM and type(client) is tuple and client and type(client[0]) is str and client[0]:
             return _of_peer(client[0], suspect=False)  # as with nearly all
-        host, port = _ends(client)
+        host, port = _host_and_port(client)
         if not claim.is_made:
             return _of_peer(host, suspect=False)
         if port and not (claim.x_forwarded_for and claim.x_forwarded_for.has_ports):
@@ -194,11 +194,11 @@ NO_PROXIES = Proxies()
 """Nobody's word is believed."""
 
 
-def _ends(client: object) -> tuple[str | None, int | None]:
+def _host_and_port(client: object) -> tuple[str | None, int | None]:
     try:
         if not isinstance(client, tuple | list) or not client or client[0] is None:
             return None, None
-        host, port = text(client[0])[: LINE_CHARACTERS_MAX + 1], client[1] if len(client) > 1 else None
+        host, port = text(client[0])[:KEPT_MAX], client[1] if len(client) > 1 else None
     except Exception:  # noqa: BLE001 - as with the headers
         return None, None
     return host or None, port if type(port) is int else None

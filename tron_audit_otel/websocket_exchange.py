@@ -8,12 +8,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.event import ERROR_STATUS_MIN, Outcome, cause, error_type
-from tron_audit_otel.exchange import (
-    CANCELLED,
-    CLIENT_DISCONNECTED,
-    NO_RESPONSE,
-    Exchange,
-)
+from tron_audit_otel.exchange import CANCELLED, CLIENT_DISCONNECTED, NO_RESPONSE, Exchange
 from tron_audit_otel.messages import bytes_announced, code_of, is_whole, kind_of, readable, status_of
 
 if TYPE_CHECKING:
@@ -22,14 +17,13 @@ if TYPE_CHECKING:
 SWITCHING_PROTOCOLS = 101
 FORBIDDEN = 403
 
-CLOSED_NORMALLY = (1000, 1001, 1005)
-"""RFC 6455, 7.4.1: normal closure, going away, no code given."""
-CLOSED_ABNORMALLY = 1006
-SERVER_STOPPED = 1012
-"""Service restart (IANA, WebSocket close codes): what uvicorn tells both sides when it is stopped."""
-TRY_AGAIN_LATER = 1013
-"""IANA, WebSocket close codes."""
+NORMAL_CLOSURE, GOING_AWAY, NO_CODE, CLOSED_ABNORMALLY = 1000, 1001, 1005, 1006
+"""RFC 6455, 7.4.1."""
 
+SERVER_STOPPED, TRY_AGAIN_LATER = 1012, 1013
+"""IANA, WebSocket close codes. The first, "service restart", is what uvicorn tells both sides when it is stopped."""
+
+CLOSED_NORMALLY = (NORMAL_CLOSURE, GOING_AWAY, NO_CODE)
 
 BEGINNINGS = ("websocket.accept", "websocket.http.response.start")
 
@@ -46,7 +40,7 @@ class WebSocketExchange(Exchange):
         message = await self._receive()
         if kind_of(message) == "websocket.disconnect":
             self._disconnected = True
-            self._closed(code_of(message) or CLOSED_NORMALLY[-1])
+            self._closed(code_of(message) or NO_CODE)
         return message
 
     async def send(self, message: Message) -> None:
@@ -98,7 +92,7 @@ class WebSocketExchange(Exchange):
         elif kind == "websocket.close" and self._status is None:
             self._status = FORBIDDEN  # ASGI: a close before the accept refuses the handshake so
         elif kind == "websocket.close" and self._status == SWITCHING_PROTOCOLS:
-            self._closed(code_of(message) or CLOSED_NORMALLY[0])
+            self._closed(code_of(message) or NORMAL_CLOSURE)
 
     def _can_deny(self) -> bool:
         try:
