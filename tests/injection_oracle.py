@@ -182,7 +182,7 @@ def sentence(found: Mapping[str, Any], part_max: int | None = None) -> str:
 
     def part(name: str) -> str:
         text = str(found.get(name, ""))
-        text = text if part_max is None or len(text) <= part_max else text[: part_max - 1] + redact.CUT
+        text = text if part_max is None else redact.clipped(text, part_max)
         return text if name == "error.type" else text.replace(" ", "%20")
 
     actor = part("audit.actor.id") or found["audit.actor.type"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -274,7 +275,7 @@ async def test_what_has_no_record_does_not_wait() -> None:
 
 async def test_a_client_that_leaves_while_its_answer_waits_leaves_nothing_behind() -> None:
     disk = Disk(kept=None)
-    task = asyncio.create_task(serve(disk, disk.audit(), "/plain"))
+    task = asyncio.create_task(serve(disk, disk.audit(commit_seconds_max=0.5), "/plain"))
     await asyncio.sleep(0.05)
     task.cancel()
     await asyncio.wait([task])
@@ -532,6 +533,22 @@ async def test_an_early_hint_does_not_begin_the_answer() -> None:
     hint = {"type": "http.response.early_hint", "links": []}
     client = await serve(disk, disk.audit(), "/", app=raw(hint, start((b"content-length", b"1")), body(b"x")))
     assert [message.get("status") for message in client.sent] == [None, 503, None]
+
+
+class Type(StrEnum):
+    START = "http.response.start"
+    BODY = "http.response.body"
+
+
+async def test_a_type_may_be_any_text_that_a_server_takes() -> None:
+    disk = Disk(kept=False)
+    client = await serve(
+        disk,
+        disk.audit(),
+        "/",
+        app=raw({**start((b"content-length", b"1")), "type": Type.START}, {**body(b"x"), "type": Type.BODY}),
+    )
+    assert [message.get("status") for message in client.sent] == [503, None]
 
 
 async def test_a_file_that_the_server_sends_by_itself_is_a_whole_answer() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import resource as limits
 import sys
 from typing import Any
@@ -190,6 +191,16 @@ def test_a_record_that_is_too_long_is_cut_where_it_is_longest_and_says_so(charac
     assert text.startswith(message.removesuffix("…"))
     named = [value.string_value for value in record["audit.truncated"].array_value.values]
     assert set(named) == {"process.command_args", "error.message"}
+
+
+@pytest.mark.parametrize("bytes_max", range(4_000, 4_006))
+def test_no_escape_is_cut_in_two(bytes_max: int) -> None:
+    assert EXEC.execution is not None
+    escapes = EXEC.execution._replace(command=("\\u202e" * 1_000,), error_message="\\u202e" * 1_000)
+    record = attributes(encode(EXEC._replace(execution=escapes), 1, bytes_max))
+    [argument] = record["process.command_args"].array_value.values
+    for text in (argument.string_value, record["error.message"].string_value):
+        assert re.fullmatch(r"(?:\\u202e)+…", text)
 
 
 def test_a_record_just_as_long_as_it_may_be_is_whole_and_the_next_one_is_cut() -> None:

@@ -21,6 +21,7 @@ from tron_audit_otel.event import (
     Text,
 )
 from tron_audit_otel.log_record import SCHEMA_VERSION, SENTENCE_CHARACTERS_MAX, attributes, sentence, to_log_record
+from tron_audit_otel.redact import line
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AnyValue
@@ -263,6 +264,13 @@ def test_a_sentence_is_short_and_its_end_stands_whatever_is_long() -> None:
     said = sentence(event)
     assert len(said) <= SENTENCE_CHARACTERS_MAX + 1_024, "a claim is percent-encoded"
     assert re.fullmatch(r"x+… \(claimed x+\) A+ x+… from x+…: failure \(503, x+…\)", said)
+
+
+@pytest.mark.parametrize("before", range(244, 257))
+def test_a_sentence_is_cut_through_no_escape(before: int) -> None:
+    escaped = line("x" * before + "\u202e" + "y" * 2_000)
+    said = sentence(with_request()._replace(resource=Resource(escaped), actor=Actor(escaped, ActorType.USER)))
+    assert re.match(r"x+(?:\\u202e)?y*… ", said)
 
 
 @pytest.mark.parametrize(

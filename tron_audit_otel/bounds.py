@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.redact import CUT
+from tron_audit_otel.redact import CUT, whole_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -85,7 +85,8 @@ def _shortened(value: AnyValue, bytes_max: int) -> AnyValue:
 
 
 def _head(text: str, bytes_max: int) -> str:
-    return text.encode()[: bytes_max - _CUT_BYTES].decode(errors="ignore") + CUT
+    fitting = text.encode()[: bytes_max - _CUT_BYTES].decode(errors="ignore")
+    return whole_head(text, len(fitting)) + CUT
 
 
 def _first(texts: Iterable[str], bytes_max: int) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ class HeldExchange(HttpExchange):
             message = readable(message)
             if await self._is_held(message):
                 return
-        is_last = kind is not None and ends_response(message)
+        is_last = ends_response(message)
         if not await self._may_pass(message, is_last=is_last):
             return
         await self._release_held()

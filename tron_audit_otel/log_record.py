@@ -13,7 +13,7 @@ from opentelemetry._logs import LogRecord, SeverityNumber
 
 from tron_audit_otel.bounds import fit
 from tron_audit_otel.event import ERROR_STATUS_MIN, ActorType, EventName, Outcome
-from tron_audit_otel.redact import CUT
+from tron_audit_otel.redact import clipped
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
@@ -162,16 +162,12 @@ def _brief(event: AuditEvent) -> AuditEvent:
     """Gives an event of which a sentence can be made: its parts stand whole in the attributes."""
     actor, resource, source = event.actor, event.resource, event.source
     return event._replace(
-        actor=actor._replace(id=actor.id and _head(actor.id)),
-        action=_head(event.action),
-        resource=resource._replace(name=_head(resource.name)),
-        source=source and source._replace(address=source.address and _head(source.address)),
-        error_type=event.error_type and _head(event.error_type),
+        actor=actor._replace(id=actor.id and clipped(actor.id, PART_CHARACTERS_MAX)),
+        action=clipped(event.action, PART_CHARACTERS_MAX),
+        resource=resource._replace(name=clipped(resource.name, PART_CHARACTERS_MAX)),
+        source=source and source._replace(address=source.address and clipped(source.address, PART_CHARACTERS_MAX)),
+        error_type=event.error_type and clipped(event.error_type, PART_CHARACTERS_MAX),
     )
-
-
-def _head(text: str) -> str:
-    return text if len(text) <= PART_CHARACTERS_MAX else text[: PART_CHARACTERS_MAX - len(CUT)] + CUT
 
 
 @lru_cache(ENDS_CACHED_MAX)

@@ -27,9 +27,10 @@ def kind_of(message: Message) -> str | None:
     """Gives a message's type; None of what has none, which is the other side's to refuse."""
     try:
         kind = message["type"]
+        # A server compares: a StrEnum's member is as good as its text.
+        return kind if type(kind) is str else str.__str__(kind) if isinstance(kind, str) else None
     except Exception:  # noqa: BLE001 - as said
         return None
-    return kind if type(kind) is str else None
 
 
 def status_of(start: Message) -> int | None:

@@ -119,14 +119,15 @@ def line(text: str, characters_max: int = LINE_CHARACTERS_MAX) -> str:
     if len(text) <= characters_max and text.isprintable() and "\\" not in text:
         return text
     # One character can become ten; nothing past this head can survive the cut below.
-    return _clipped(escape(text[: characters_max + 1]), characters_max)
+    return clipped(escape(text[: characters_max + 1]), characters_max)
 
 
-def _clipped(text: str, characters_max: int) -> str:
-    return text if len(text) <= characters_max else _head(text, characters_max - len(CUT)) + CUT
+def clipped(text: str, characters_max: int) -> str:
+    """Cuts what was escaped, visibly."""
+    return text if len(text) <= characters_max else whole_head(text, characters_max - len(CUT)) + CUT
 
 
-def _head(escaped: str, characters_max: int) -> str:
+def whole_head(escaped: str, characters_max: int) -> str:
     """Cuts what was escaped, but no escape and no mask in two: half of one would read as something else."""
     if len(escaped) <= characters_max:
         return escaped
@@ -226,7 +227,7 @@ class Redactor:
                 break
             shown, count = self._without(head, found, left + 1)
             shown = escape(shown)
-            kept.append(_clipped(shown, left))
+            kept.append(clipped(shown, left))
             masked += count
             truncated |= len(shown) > left
             left -= len(shown) + 1
@@ -302,7 +303,7 @@ class Output:
         shown, masked = self._redactor._without(window, spans, characters_max)  # noqa: SLF001 - of this module
         head = escape(shown, keep="\n\t")
         return Text(
-            head=_head(head, characters_max),
+            head=whole_head(head, characters_max),
             length=self._length,
             truncated=self._length > characters_max or len(head) > characters_max,
             sha256=None if spans else self._sha256.hexdigest(),
