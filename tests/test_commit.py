@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import anyio
 import pytest
 from fastapi import FastAPI, Request, WebSocket
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from tests.asgi import Peer, drive, http_scope, websocket_scope
@@ -22,7 +24,7 @@ from tron_audit_otel.middleware import AuditMiddleware, reporting
 from tron_audit_otel.policy import DEFAULT_RULES, Match, Policy, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.types import Message
 
@@ -409,7 +411,7 @@ def start(*headers: tuple[bytes, bytes], status: int = 200) -> Message:
     return {"type": "http.response.start", "status": status, "headers": list(headers)}
 
 
-def body(content: bytes, *, more: bool = False) -> Message:
+def body(content: bytes | memoryview, *, more: bool = False) -> Message:
     return {"type": "http.response.body", "body": content, "more_body": more}
 
 
@@ -533,6 +535,49 @@ async def test_an_early_hint_does_not_begin_the_answer() -> None:
     hint = {"type": "http.response.early_hint", "links": []}
     client = await serve(disk, disk.audit(), "/", app=raw(hint, start((b"content-length", b"1")), body(b"x")))
     assert [message.get("status") for message in client.sent] == [None, 503, None]
+
+
+async def test_memory_views_over_http_1_0_keep_their_order() -> None:
+    disk = Disk()
+    app = raw(start(), *(body(part, more=True) for part in (b"abc", memoryview(b"def"), b"ghi")), body(b""))
+    client = Client(disk)
+    await drive(AuditMiddleware(app, disk.audit(), int, int), http_scope(http_version="1.0"), client)
+    assert client.body == b"abcdefghi"
+    assert client.seen[-1] == ("body", 1)
+
+
+async def fails(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError
+
+
+async def test_a_place_is_kept_while_the_error_handler_runs() -> None:
+    order: list[str] = []
+
+    def admit() -> Callable[[], None]:
+        order.append("kept")
+        return lambda: order.append("let go")
+
+    async def handler(_: Request, __: Exception) -> Response:
+        order.append("handled")
+        return Response(status_code=500)
+
+    audit = Audit(Policy(), Recorder(lambda _: order.append("emitted")), admit=admit, has_error_handler=True)
+    app = ServerErrorMiddleware(AuditMiddleware(fails, audit, int, int), reporting(handler))
+    await drive(app, http_scope(), Peer())
+    assert order == ["kept", "handled", "emitted", "let go"]
+
+
+async def test_an_error_handler_that_is_closed_from_outside_does_not_wait() -> None:
+    async def handler(_: Request, __: Exception) -> Response:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    audit = replace(Disk(kept=None).audit(), has_error_handler=True)
+    app = ServerErrorMiddleware(AuditMiddleware(fails, audit, int, int), reporting(handler))
+    peer = Peer()
+    serving = app(http_scope(), peer.receive, peer.send)
+    serving.send(None)
+    serving.close()
 
 
 class Type(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse,
 from fastapi.testclient import TestClient
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.websockets import WebSocketDisconnect
 
 from tests.asgi import Peer, drive, http_scope, websocket_scope
@@ -359,6 +361,56 @@ def test_a_client_cannot_choose_a_redirect_that_leaves_no_record(location: str) 
         assert client.post("/login", params={"next": location}).status_code == 307
         assert client.get("/plain").status_code == 307
     assert len(audit.records) == 2
+
+
+class Redirects:
+    """An ASGI application that is no FastAPI one."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await RedirectResponse(Request(scope).query_params["next"])(scope, receive, send)
+
+
+async def redirect(_: object, request: Request) -> RedirectResponse:
+    return RedirectResponse(request.query_params["next"])
+
+
+async def back(request: Request, _: object) -> RedirectResponse:
+    return RedirectResponse(request.headers["referer"])
+
+
+@pytest.mark.parametrize("path", ["/partial", "/instance", "/mounted/x"])
+def test_nor_does_an_endpoint_of_another_kind_let_it(path: str) -> None:
+    app = FastAPI()
+    app.add_route("/partial", functools.partial(redirect, None), methods=["POST"])
+    app.router.routes.append(Route("/instance", Redirects(), methods=["POST"]))
+    app.mount("/mounted", Redirects())
+    with capture(app) as audit:
+        answer = TestClient(app, follow_redirects=False).post(path, params={"next": f"{path}/"})
+    assert answer.status_code == 307
+    assert len(audit.records) == 1
+
+
+def test_nor_does_a_middleware() -> None:
+    app = FastAPI()
+    app.middleware("http")(back)
+    with capture(app) as audit:
+        answer = TestClient(app, follow_redirects=False).post("/do", headers={"referer": "/do/"})
+    assert answer.status_code == 307
+    assert len(audit.records) == 1
+
+
+@pytest.mark.parametrize("path", ["/health", "/docs", "/openapi.json"])
+def test_a_websocket_behind_a_pages_path_is_recorded(path: str) -> None:
+    app = FastAPI()
+
+    @app.websocket("/{name}")
+    async def talk(socket: WebSocket, name: str) -> None:
+        await socket.accept()
+        await socket.close()
+
+    with capture(app) as audit, TestClient(app).websocket_connect(path) as socket:
+        assert socket.receive()["type"] == "websocket.close"
+    assert [record["url.path"] for record in audit.records] == [path]
 
 
 class CopiesTheScope:

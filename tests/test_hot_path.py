@@ -109,6 +109,22 @@ def test_a_task_that_outlives_its_request_does_not_keep_its_headers() -> None:
     assert kept[0]() is None
 
 
+def test_a_body_that_comes_after_the_record_is_not_kept() -> None:
+    held: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        held.append(receive)
+        await answer(send)
+
+    async def request() -> None:
+        peer = Peer([{"type": "http.request", "body": b"s3cret", "more_body": True}])
+        await drive(observed(app, []), http_scope("POST", "/exec"), peer)
+        await held[0]()
+
+    asyncio.run(request())
+    assert held[0].__self__._body is None
+
+
 def test_what_changes_after_the_end_changes_no_record() -> None:
     params: dict[str, Any] = {"user": User("alice")}
     scope = http_scope(headers=[(b"user-agent", b"curl")])

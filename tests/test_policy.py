@@ -28,7 +28,7 @@ def facts(method: str = "GET", route: str | None = None, path: str = "/", **chan
 
 
 def holds(match: Match, request: Facts) -> bool:
-    return match.may_match(request.method, request.route) and match.matches(request)
+    return match.allows(request.method) and match.may_match(request.route) and match.matches(request)
 
 
 GLOBS = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.hostile import fuzzed
 from tron_audit_otel.event import ActorType
-from tron_audit_otel.policy import EVERYTHING, Facts, Match, Policy, Rule
+from tron_audit_otel.policy import EVERYTHING, WEBSOCKET, Facts, Match, Policy, Rule
 
 METHODS = ("GET", "POST", "OPTIONS")
 PLACES = ("/a", "/b", "/a/b")
@@ -33,7 +33,7 @@ matches = st.fixed_dictionaries({}, optional=conditions).map(Match.model_validat
 rules = st.lists(st.builds(Rule, name=st.just("any"), match=matches, level=st.sampled_from(["none", "metadata"])))
 requests = st.builds(
     Facts,
-    method=st.sampled_from((*METHODS, "_OTHER")),
+    method=st.sampled_from((*METHODS, "_OTHER", WEBSOCKET)),
     route=st.none() | st.sampled_from(PLACES),
     path=st.sampled_from((*PLACES, "/c")),
     status=st.none() | st.sampled_from([200, 404, 403]),
@@ -53,8 +53,11 @@ def fits(glob: str, text: str) -> bool:
     return FITS[glob].fullmatch(text) is not None if glob in FITS else glob == text
 
 
-def holds(match: Match, request: Facts) -> bool:
+def holds(rule: Rule, request: Facts) -> bool:
     """What docs/policy.md says of a rule's conditions."""
+    match = rule.match
+    if match.method is not None and request.method == WEBSOCKET:
+        return rule.level != "none" and holds(rule, request._replace(method="GET"))
     status = (str(request.status), f"{request.status // 100}xx") if request.status is not None else ()
     return all(
         (
@@ -88,7 +91,7 @@ GET_A = Facts("GET", "/a", "/a", status=200, actor_type=ActorType.ANONYMOUS, cor
 @example(A_LATER_EXCLUSION, GET_A)
 @fuzzed
 def test_the_first_rule_that_matches_wins(rules: list[Rule], request: Facts) -> None:
-    expected = next((rule for rule in rules if holds(rule.match, request)), EVERYTHING)
+    expected = next((rule for rule in rules if holds(rule, request)), EVERYTHING)
     rule = found(rules, request)
     assert rule.level == expected.level
     if rule.level != "none":

@@ -215,6 +215,35 @@ def test_a_letter_written_while_the_journal_is_swapped_is_refused(root: Path) ->
     assert [path.name for path in (moved / "dead-letter").iterdir()] == ["r-1.json"]
 
 
+def test_a_directory_that_a_link_has_replaced_is_left_as_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake stands for whoever is as fast: it took hundreds of tries with real processes."""
+    theirs = root.with_name("theirs")
+    theirs.mkdir()
+    theirs.chmod(0o755)
+    mkdir = type(root).mkdir
+
+    def swapped(path: Path, *args: Any, **options: Any) -> None:
+        mkdir(path, *args, **options)
+        path.rename(path.with_name("aside"))
+        path.symlink_to(theirs)
+
+    monkeypatch.setattr(type(root), "mkdir", swapped)
+    disk.make_directory(root)
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o755
+
+
+def test_no_journal_is_taken_over_where_others_may_have_put_it(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = DiskJournal.create(root, bytes_max=1 << 20, fsync=False)
+    journal.append(b"x", 1)
+    journal.close()
+    root.chmod(0o777)
+    assert adopt(root) == []
+    assert "no journal is taken over: AUDIT_LOG_JOURNAL_DIR" in caplog.text
+    root.chmod(0o700)
+    [taken] = adopt(root)
+    taken.close()
+
+
 # --- what is no file
 
 

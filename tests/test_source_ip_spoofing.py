@@ -79,7 +79,7 @@ def ids(vector: Vector) -> str:
 @pytest.mark.parametrize("vector", VECTORS, ids=ids)
 def test_nobody_is_taken_for_somebody_else(vector: Vector) -> None:
     believed = proxies(vector.settings)
-    assert believed.source(vector.client, believed.claim(vector.headers)) == vector.expected
+    assert believed.source(vector.client, believed.claim(vector.headers, vector.client)) == vector.expected
 
 
 def test_the_table_is_as_long_as_promised_and_has_no_vector_twice() -> None:

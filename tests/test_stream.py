@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tron_audit_otel.event import AuditEvent
+
 WAIT_SECONDS_MAX = 10
 
 
@@ -537,6 +539,33 @@ def test_no_more_journals_are_held_than_descriptors_allow_and_all_are_delivered(
     eventually(lambda: len(receiver.of("DELETE")) == 5)
     last.shutdown()
     assert len(receiver.of("ADOPT")) == 5
+
+
+class OfRequest:
+    """A request's fact, as the pipeline sees it."""
+
+    def __init__(self) -> None:
+        self.record_id = "r"
+
+    def event(self) -> AuditEvent:
+        return event()
+
+
+def test_what_a_handler_records_besides_takes_no_place_that_a_request_has(
+    receiver: Receiver, config: AuditConfig
+) -> None:
+    pipeline = Pipeline(
+        config.model_copy(update={"queue_records_max": 4, "batch_delay_ms": 60_000, "on_full": "reject"})
+    )
+    places = [pipeline.admit() for _ in range(3)]  # START waits, too
+    pipeline.emit(event())
+    assert pipeline.stats().dropped == {"queue_full": 1}
+    for place in places:
+        pipeline.emit(OfRequest())
+        assert place is not None
+        place()
+    assert pipeline.stats().dropped == {"queue_full": 1}
+    pipeline.shutdown()
 
 
 def test_adopted_journals_are_let_go_of_where_no_own_one_can_be_made(

@@ -81,7 +81,7 @@ class Draft:
         self.context = context
         # As they are now: a middleware may put others in their place.
         self.client: object = _bounded(scope.get("client"))
-        self.claim = recorder.proxies.claim(scope.get("headers", ()))
+        self.claim = recorder.proxies.claim(scope.get("headers", ()), self.client)
 
     @property
     def source(self) -> Source:

@@ -91,7 +91,9 @@ def make_directory(path: Path) -> None:
     make_directory(path.parent)
     with suppress(FileExistsError):  # another process is as fast; or it is none, and opening it will tell
         path.mkdir(mode=0o700)
-        path.chmod(0o700)
+        # Only where the umask took from the mode: this follows a link that somebody may have put in its place by now.
+        if stat.S_ISDIR(mode := path.lstat().st_mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+            path.chmod(0o700)
 
 
 def exposure(directory: int, path: Path) -> str | None:

@@ -97,6 +97,7 @@ class Exchange:
         self.draft = draft
         # A mount changes both on its way in; the route template and the policy want the application's own.
         self._method: str = door.get("method", "GET")  # a WebSocket's handshake is a GET
+        self._known_method = known_method(door)
         self._headers = door.get("headers", ())
         self._root_path: str = door.get("root_path", "")
         self._path: str = door["path"]
@@ -143,6 +144,7 @@ class Exchange:
         """
         self._send_error = None
         if self.draft.closed:
+            self.leave()
             unmark(self._entered)
             unmark(self.scope)
             self.scope = self._entered = {}
@@ -224,7 +226,7 @@ class Exchange:
             self._leave = None
 
     def _rule(self, template: str | None, actor: Actor) -> policy.Rule:
-        rules, method = self._audit.rules, policy.known_method(self._method)
+        rules, method = self._audit.rules, self._known_method
         return rules.certain_rule(method, template) or rules.rule(
             policy.Facts(
                 method,
@@ -320,14 +322,18 @@ def unmark(scope: Scope) -> None:
         return
 
 
+def known_method(door: Scope) -> str:
+    """Gives the method as the policy knows it, of what in a scope is :func:`route.well_formed`."""
+    return policy.WEBSOCKET if door["type"] == "websocket" else policy.known_method(door.get("method", "GET"))
+
+
 def is_excluded(rules: policy.Policy, door: Scope) -> bool:
     """Whether a request that is not routed yet will have no record, whatever becomes of it."""
-    method: str = door.get("method", "GET")
-    known = policy.known_method(method)
-    if not rules.may_exclude(known):
+    method = known_method(door)
+    if not rules.may_exclude(method):
         return False
     path = route.within(door["path"], door.get("root_path", "")) or "/"
-    return rules.excludes(known, path, cors_preflight=headers.is_preflight(method, door.get("headers", ())))
+    return rules.excludes(method, path, cors_preflight=headers.is_preflight(method, door.get("headers", ())))
 
 
 def _params(scope: Scope) -> Mapping[str, str]:

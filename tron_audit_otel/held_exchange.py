@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tron_audit_otel.errors import JournalError
 from tron_audit_otel.http_exchange import HttpExchange
-from tron_audit_otel.messages import body_of, bytes_announced, ends_response, kind_of, readable
+from tron_audit_otel.messages import BYTES, body_of, bytes_announced, ends_response, kind_of, readable
 
 if TYPE_CHECKING:
     from starlette.types import Message
@@ -74,7 +74,7 @@ class HeldExchange(HttpExchange):
 
     def _but_last_byte(self, message: Message, *, is_last: bool) -> Message:
         """Gives the message with the byte that was held before, and holds its own last one."""
-        if kind_of(message) != "http.response.body" or not isinstance(message.get("body", b""), bytes | bytearray):
+        if kind_of(message) != "http.response.body" or not isinstance(message.get("body", b""), BYTES):
             return message
         body = self._kept_byte + body_of(message)
         self._kept_byte = b"" if is_last else body[-1:]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
-from tron_audit_otel import policy, route
+from tron_audit_otel import route
 from tron_audit_otel.event import ERROR_STATUS_MIN, Outcome, cause, error_type
 from tron_audit_otel.exchange import CANCELLED, CLIENT_DISCONNECTED, NO_RESPONSE, SCOPE_KEY, Exchange
 from tron_audit_otel.messages import body_of, ends_response, status_of
@@ -40,9 +40,11 @@ class HttpExchange(Exchange):
 
     def _keep(self, message: Message) -> None:
         """Keeps the head of a body in which the policy may have to look for a command."""
+        if self.draft.closed:
+            return
         if self._keeps_body is None:
             template = route.template(self.scope, self._root_path)
-            self._keeps_body = self._audit.rules.may_read_body(policy.known_method(self._method), template)
+            self._keeps_body = self._audit.rules.may_read_body(self._known_method, template)
         if self._keeps_body:
             self._body = bytearray() if self._body is None else self._body
             self._body += body_of(message)[: BODY_BYTES_MAX + 1 - len(self._body)]
@@ -94,7 +96,7 @@ class HttpExchange(Exchange):
         try:
             if not isinstance(start["headers"], list):  # which may be read but once; Starlette's are a list
                 return False
-            if route.is_routed(self.scope):
+            if "router" not in self.scope or route.is_routed(self.scope):  # a middleware answers, or an endpoint
                 return False
             location = next(value for name, value in start["headers"] if name.lower() == b"location")
             return route.is_slash_redirect(self._root_path, self._path, location)

@@ -81,11 +81,11 @@ class Ledger:
         self._rejected = 0
         self._reserved = 0
 
-    def admit(self, queued_max: int) -> bool:
-        """Counts a record as emitted; tells whether it may join those that wait in memory."""
+    def admit(self, queued_max: int, *, has_place: bool = False) -> bool:
+        """Counts a record as emitted; tells whether it may join those that wait in memory: in no place that is kept."""
         with self._lock:
             self._emitted += 1
-            return self._emitted - self._committed - self._dropped_queued <= queued_max
+            return self.queued + (0 if has_place else self._reserved) <= queued_max
 
     def adopt(self, records: int) -> None:
         """They were found in the journal of a process that is gone."""

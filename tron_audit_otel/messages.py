@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import Message
 
+BYTES = (bytes, bytearray, memoryview)
+"""What the part of a body may be: Starlette streams any of them."""
+
 BODILESS_STATUSES = (204, 304)
 """RFC 9110, 6.4.1: their responses end with their headers."""
 
@@ -55,7 +58,7 @@ def body_of(message: Message) -> bytes:
     """Gives the part of a body that a message carries."""
     try:
         body = message.get("body")
-        return bytes(body) if isinstance(body, bytes | bytearray | memoryview) else b""
+        return bytes(body) if isinstance(body, BYTES) else b""
     except Exception:  # noqa: BLE001 - either side may give anything
         return b""
 

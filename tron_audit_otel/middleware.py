@@ -47,8 +47,8 @@ def reporting(handler: _ErrorHandler) -> _ErrorHandler:
             if (refused := await _reported(request, ERROR_STATUS_MIN, error)) is None:
                 raise
             return refused
-        except BaseException:
-            await _reported(request, ERROR_STATUS_MIN, error)
+        except BaseException as ended:
+            await _reported(request, ERROR_STATUS_MIN, error, waits=not isinstance(ended, GeneratorExit))
             raise
         return await _reported(request, _status(response), error) or response
 
@@ -63,13 +63,13 @@ def _status(response: object) -> int:
         return ERROR_STATUS_MIN
 
 
-async def _reported(request: Request, status: int, error: Exception) -> Response | None:
+async def _reported(request: Request, status: int, error: Exception, *, waits: bool = True) -> Response | None:
     """Tells the exchange how the application answers; gives what to answer instead."""
     exchange = request.scope.get(SCOPE_KEY)
     if not isinstance(exchange, HttpExchange):
         return None
     exchange.answered(status, error)
-    may_answer = await exchange.is_committed()
+    may_answer = not waits or await exchange.is_committed()  # who closes a coroutine cannot wait
     exchange.release()
     return None if may_answer else PlainTextResponse(NO_ROOM, UNAVAILABLE, {"retry-after": "1"})
 
@@ -173,7 +173,6 @@ class AuditMiddleware:
                 await exchange.settle()
         finally:
             context.leave(draft, token)
-            exchange.leave()
             exchange.release()
 
     def _exchange(self, scope: Scope, door: Scope, receive: Receive, send: Send, draft: context.Draft) -> Exchange:

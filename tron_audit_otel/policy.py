@@ -28,6 +28,9 @@ HTTP_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "POST", "PUT", "PAT
 
 OTHER_METHOD = "_OTHER"
 
+WEBSOCKET = "websocket"
+"""Stands for the method of a WebSocket's handshake, which is GET."""
+
 _ACTIONS = {
     "GET": Action.READ,
     "HEAD": Action.READ,
@@ -160,14 +163,12 @@ class Match(BaseModel):
         """Whether the condition on the method holds."""
         return self.method is None or method in self.method
 
-    def may_match(self, method: str, route: str | None) -> bool:
-        """Whether the conditions that are known once the request is routed hold."""
-        if not self.allows(method):
-            return False
+    def may_match(self, route: str | None) -> bool:
+        """Whether the condition on the route holds."""
         return self._route is None or (route is not None and self._route.fullmatch(route) is not None)
 
     def matches(self, request: Facts) -> bool:
-        """Whether the conditions that :meth:`may_match` leaves open hold too."""
+        """Whether those conditions hold that neither :meth:`allows` nor :meth:`may_match` looks at."""
         return (
             (self._path is None or self._path.fullmatch(request.path) is not None)
             and (self.status is None or _has_status(self.status, request.status))
@@ -221,6 +222,12 @@ class Rule(BaseModel):
     command: _Places = ()
     container: _Places = ()
     commit: Literal["batch", "response"] = "batch"
+
+    def allows(self, method: str) -> bool:
+        """Whether the condition on the method holds; no rule about pages leaves out the WebSocket behind their path."""
+        if method == WEBSOCKET:
+            return self.match.allows("GET") if self.level != "none" else self.match.method is None
+        return self.match.allows(method)
 
     @property
     def reads_body(self) -> bool:
@@ -300,7 +307,7 @@ class Policy:
         """Takes the rules in their order."""
         self.rules = (*rules, EVERYTHING)
         self._candidates = lru_cache(_ROUTES_CACHED_MAX)(self._find_candidates)
-        self._at_once = lru_cache(len(HTTP_METHODS) + 1)(self._find_at_once)
+        self._at_once = lru_cache(len(HTTP_METHODS | {OTHER_METHOD, WEBSOCKET}))(self._find_at_once)
 
     @cached_property
     def digest(self) -> str:
@@ -319,8 +326,8 @@ class Policy:
         return self._candidates(method, route).certain
 
     def _find_candidates(self, method: str, route: str | None) -> _Candidates:
-        rules = [rule for rule in self.rules if rule.match.may_match(method, route)]
-        possible = (rule for rule in self.rules if rule.match.allows(method))
+        rules = [rule for rule in self.rules if rule.allows(method) and rule.match.may_match(route)]
+        possible = (rule for rule in self.rules if rule.allows(method))
         # Past the first rule that may record, `excludes` has not asked.
         asked = {id(rule) for rule in takewhile(lambda rule: rule.level == "none", possible) if _excludes_at_once(rule)}
         first = next(rule for rule in rules if id(rule) not in asked)
@@ -342,7 +349,7 @@ class Policy:
         return False
 
     def _find_at_once(self, method: str) -> tuple[_AtOnce, ...]:
-        possible = [rule for rule in self.rules if rule.match.allows(method)]
+        possible = [rule for rule in self.rules if rule.allows(method)]
         certain = [rule for rule in possible if rule.level != "none" or _excludes_at_once(rule)]
         found = []
         for (excludes, cors), rules in groupby(certain, lambda rule: (rule.level == "none", rule.match.cors_preflight)):
@@ -360,7 +367,7 @@ class Policy:
         """Whether a rule might look for a command in this request's body; without a route: on any route."""
         if route is not None:
             return self._candidates(method, route).read_body
-        return any(rule.reads_body and rule.match.allows(method) for rule in self.rules)
+        return any(rule.reads_body and rule.allows(method) for rule in self.rules)
 
 
 def _excludes_at_once(rule: Rule) -> bool:

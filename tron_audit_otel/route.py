@@ -5,12 +5,12 @@ The names are those of the ASGI specification, of Starlette's routing and of Fas
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from starlette.routing import Host, Mount
+from starlette.applications import Starlette
+from starlette.routing import Host, Mount, Router
 
 from tron_audit_otel import headers
 from tron_audit_otel.redact import LINE_CHARACTERS_MAX
@@ -53,7 +53,7 @@ def well_formed(scope: Scope) -> Scope:
     sent = get("headers")
     # What can be read but once is the application's to read.
     listed = headers.pairs(sent) if isinstance(sent, list | tuple) else []
-    return {"path": "", **read, "client": get("client"), "headers": listed}
+    return {"type": get("type"), "path": "", **read, "client": get("client"), "headers": listed}
 
 
 def template(scope: Scope, root_path: str) -> str | None:
@@ -81,8 +81,8 @@ def is_routed(scope: Scope) -> bool:
     """Whether a route's endpoint answers, and not a router on the way to one."""
     if (route := scope.get("route")) is not None and not isinstance(route, _ROUTERS):
         return True
-    endpoint = scope.get("endpoint")  # of a mount, the mounted application
-    return inspect.isroutine(endpoint) or inspect.isclass(endpoint)
+    endpoint = scope.get("endpoint")  # of a mount, the mounted application: one with a router may redirect by itself
+    return endpoint is not None and not isinstance(endpoint, Router | Starlette)
 
 
 def url_path(raw_path: bytes | None, path: str, root_path: str = "") -> str:

@@ -50,7 +50,6 @@ HOPS_MAX = 32
 HEADER_BYTES_MAX = 2048
 """Of a header's end, for each that is looked at: 32 hops with IPv6 addresses and ports. It waits in memory."""
 
-_FIRST_BYTES_MAX = 64
 _SOURCES_CACHED_MAX = 1024
 
 _name = itemgetter(0)
@@ -60,11 +59,13 @@ class Lines(NamedTuple):
     """A header's lines, joined, as much of them as is kept."""
 
     tail: bytes
-    first: bytes | None = None
-    """Where the tail is not the whole: how the whole begins."""
+    is_cut: bool = False
+    """There was more on the left."""
+    names_peer: bool = False
+    """Somewhere in the whole, of which only the tail is kept, stands the peer's address with a port."""
 
     @classmethod
-    def of(cls, values: Sequence[bytes]) -> Self | None:
+    def of(cls, values: Sequence[bytes], host: str = "") -> Self | None:
         """Joins them, from the right and no further than they are kept; None where there are none."""
         if not values:
             return None
@@ -75,7 +76,8 @@ class Lines(NamedTuple):
         for value in reversed(values):
             if left < len(value):
                 kept.append(value[len(value) - left :])
-                return cls(b",".join(reversed(kept))[-HEADER_BYTES_MAX:], bytes(values[0][:_FIRST_BYTES_MAX]))
+                names_peer = any(_names(value, host) for value in values)
+                return cls(b",".join(reversed(kept))[-HEADER_BYTES_MAX:], is_cut=True, names_peer=names_peer)
             kept.append(value)
             left -= len(value) + 1
         return cls(b",".join(reversed(kept)))
@@ -83,18 +85,19 @@ class Lines(NamedTuple):
     @property
     def has_ports(self) -> bool:
         """Tells whether any entry may name a port."""
-        return b":" in self.tail or b":" in (self.first or b"")
+        return self.names_peer or b":" in self.tail
 
     @property
     def text(self) -> str:
         """The entries that are there to the last character."""
         tail = self.tail.decode("latin-1")
-        return tail if self.first is None else tail.partition(",")[2]
+        return tail.partition(",")[2] if self.is_cut else tail
 
-    @property
-    def is_cut(self) -> bool:
-        """Tells whether there was more on the left."""
-        return self.first is not None
+
+def _names(value: bytes, host: str) -> bool:
+    """Tells whether an address with a port stands anywhere in a header's line."""
+    name = host.encode("latin-1", "replace")
+    return bool(name) and (name + b":" in value or name + b"]:" in value)
 
 
 class Claim(NamedTuple):
@@ -135,20 +138,20 @@ class Proxies:
         networks = Networks(each for each in trusted if each != UNIX)
         return cls(networks, UNIX in trusted, config.proxy_hops, config.proxy_header.encode("ascii"))
 
-    def claim(self, headers: Iterable[tuple[bytes, bytes]]) -> Claim:
+    def claim(self, headers: Iterable[tuple[bytes, bytes]], client: object = None) -> Claim:
         """Takes from a request's headers what :meth:`source` needs, bounded; costs next to nothing. Never raises."""
         try:
             if self._names.isdisjoint(map(_name, headers)):
                 return NO_CLAIM
-            return self._claim(headers)
+            return self._claim(headers, _host_and_port(client)[0] or "")
         except Exception:  # noqa: BLE001 - headers that are none, from a server that is none
             return Claim()
 
-    def _claim(self, headers: Iterable[tuple[bytes, bytes]]) -> Claim:
-        ours = Lines.of([value for name, value in headers if name == self.header])
+    def _claim(self, headers: Iterable[tuple[bytes, bytes]], host: str) -> Claim:
+        ours = Lines.of([value for name, value in headers if name == self.header], host)
         if self.header == X_FORWARDED_FOR:
             return Claim(ours, ours)
-        return Claim(ours, Lines.of([value for name, value in headers if name == X_FORWARDED_FOR]))
+        return Claim(ours, Lines.of([value for name, value in headers if name == X_FORWARDED_FOR], host))
 
     def source(self, client: object, claim: Claim) -> Source:
         """Gives where a request came from, by a scope's ``client`` (ASGI specification, HTTP scope) and its claim.
@@ -206,7 +209,9 @@ def _host_and_port(client: object) -> tuple[str | None, int | None]:
 
 @lru_cache(_SOURCES_CACHED_MAX)
 def _address(host: str | None) -> Address | None:
-    return address(host.partition("%")[0]) if host is not None else None  # behind a % stands a link-local zone
+    if host is None:
+        return None
+    return address(host.partition("%")[0] if ":" in host else host)  # behind a % stands a link-local zone
 
 
 @lru_cache(_SOURCES_CACHED_MAX)
@@ -224,13 +229,13 @@ def _shown(host: str) -> str:
 def _of_claim(proxies: Proxies, host: str | None, port: int | None, claim: Claim) -> Source:
     believed = proxies.believes(_address(host), has_peer=host is not None)
     # No connection has port 0; servers put it where they believe a header that names no port.
-    replaced = host is not None and port == 0
+    replaced = port == 0
     doubtful = replaced or _is_named(host, port, claim.x_forwarded_for)
     if replaced:
         _warn()
     # A client that guesses the port of a connection between proxies may name it, too, and must not win by that.
-    if host is not None and (replaced or (doubtful and not believed)):
-        return Source(_shown(host), None, RULE_SERVER, suspect=True)
+    if replaced or (doubtful and not believed):
+        return Source(None if host is None else _shown(host), None, RULE_SERVER, suspect=True)
     if not believed or claim.ours is None:
         return _of_peer(host, suspect=True)
     chosen, suspect = proxies.choose(claim.ours)
@@ -244,8 +249,7 @@ def _is_named(host: str | None, port: int | None, lines: Lines | None) -> bool:
     """Tells whether X-Forwarded-For names both as one end: uvicorn takes the port from there, too."""
     if host is None or port is None or lines is None:
         return False
-    first = () if lines.first is None else (lines.first.decode("latin-1").partition(",")[0],)
-    return any(_is_end(entry.strip(), host, port) for entry in (*forwarded.entries(lines.text), *first))
+    return lines.names_peer or any(_is_end(entry.strip(), host, port) for entry in forwarded.entries(lines.text))
 
 
 def _is_end(entry: str, host: str, port: int) -> bool:

@@ -82,6 +82,7 @@ class Stream:
         """
         self._config = config
         self._policy = policy
+        self._rejects = config.on_full_for(config.commit) == "reject"
         self._committer: _Committer | None = None
         self._is_own = logger_provider is None
         self.outbox = make_outbox(self.announce) if make_outbox is not None else None
@@ -104,7 +105,10 @@ class Stream:
 
     def emit(self, fact: Fact) -> None:
         """Hands a fact to the SDK's queue. An error of ours is logged with the record's id."""
-        self._emit(fact, self._config.queue_records_max)
+        # A request's own, where one without a place is refused. What is told besides must find room of its own.
+        has_place = self._rejects and not isinstance(fact, AuditEvent)
+        queued_max = self._config.queue_records_max + (SYSTEM_RECORDS_MAX if has_place else 0)
+        self._emit(fact, queued_max, has_place=has_place)
 
     def commit(self, fact: Fact) -> Commitment | None:
         """Emits a fact whose request waits until it is on disk; None where there is no journal."""
@@ -124,8 +128,8 @@ class Stream:
             pass
         return commitment
 
-    def _emit(self, fact: Fact, queued_max: int) -> None:
-        admitted = self.ledger.admit(queued_max)
+    def _emit(self, fact: Fact, queued_max: int, *, has_place: bool = False) -> None:
+        admitted = self.ledger.admit(queued_max, has_place=has_place)
         try:
             if admitted:
                 self._write(fact)

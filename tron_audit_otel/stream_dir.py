@@ -232,6 +232,9 @@ def claim_dead(root: Path, directories_max: int | None = None) -> list[StreamDir
     """
     claimed: list[StreamDirectory] = []
     with streams(root) as (root_fd, names):
+        if names and (why := strangeness(root_fd, root) or exposure(root_fd, root)) is not None:
+            _logger.warning("no journal is taken over: AUDIT_LOG_JOURNAL_DIR: %s", why)
+            return claimed
         busy = []
         for name in names:
             if directories_max is not None and len(claimed) >= directories_max:
