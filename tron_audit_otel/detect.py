@@ -11,7 +11,7 @@ from tron_audit_otel.detect_commands import in_arguments, in_text
 from tron_audit_otel.detect_headers import is_secret, secret_parts
 from tron_audit_otel.detect_labels import ARGUMENT, labelled
 from tron_audit_otel.detect_tokens import forms, tokens
-from tron_audit_otel.detect_urls import credentials, phrases, urls
+from tron_audit_otel.detect_urls import calls, credentials, phrases, urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,16 +26,16 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,32}+[A-Za-z]")
 def secrets(text: str) -> list[Span]:
     """Finds the secrets in a text: in order, none empty, none within another."""
     plain, offsets = _plain(text)
-    return _moved(_joined(_of_text(plain, of_shell=False)), offsets)
+    spans = [*_of_text(plain, of_shell=False)]
+    if "\0" in text:  # /proc/1/cmdline, or environ
+        spans += in_arguments(plain, _words(plain.replace("\n", ARGUMENT).split(ARGUMENT)))
+    return _moved(_joined(spans), offsets)
 
 
 def secrets_of_command(arguments: Sequence[str]) -> list[list[Span]]:
     """Finds the secrets in each argument of a command, also where only the argument before it tells."""
     text = ARGUMENT.join(arguments)
-    words, at = [], 0
-    for argument in arguments:
-        words.append((at, at + len(argument)))
-        at += len(argument) + 1
+    words = _words(arguments)
     spans = _joined([*_of_text(text.replace("\0", "\n"), of_shell=True), *in_arguments(text, words)])
     return [_within(spans, start, end) for start, end in words]
 
@@ -56,13 +56,14 @@ def _of_text(text: str, *, of_shell: bool) -> Iterator[Span]:
     yield from labelled(text, of_shell=of_shell)
     yield from urls(text)
     yield from phrases(text)
+    yield from calls(text)
     yield from credentials(text)
     yield from in_text(text)
 
 
 def _plain(text: str) -> tuple[str, list[tuple[int, int]]]:
     """Takes out what colours a terminal, which may stand within a word; gives where, and how much was taken by then."""
-    text = text.replace("\0", "\n")
+    text = text.replace("\0", ARGUMENT)
     if "\x1b" not in text:
         return text, []
     parts, offsets, at, taken = [], [], 0, 0
@@ -85,6 +86,15 @@ def _moved(spans: list[Span], offsets: list[tuple[int, int]]) -> list[Span]:
         return at + (offsets[before - 1][1] if before else 0)
 
     return [(moved(start, bisect_right), moved(end, bisect_left)) for start, end in spans]
+
+
+def _words(arguments: Sequence[str]) -> list[Span]:
+    """Tells where each stands in a text of all of them."""
+    words, at = [], 0
+    for argument in arguments:
+        words.append((at, at + len(argument)))
+        at += len(argument) + 1
+    return words
 
 
 def _within(spans: Sequence[Span], start: int, end: int) -> list[Span]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from tron_audit_otel.detect_values import ABOUT, Place, end_of_line, of_header, opener, value, words
+from tron_audit_otel.detect_values import ABOUT, Place, cell, end_of_line, names_secret, of_header, opener, value, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 Span = tuple[int, int]
 
@@ -17,14 +17,16 @@ ARGUMENT = "\x1f"
 
 _KEY = (
     r"(?:api|access|auth|private|priv|secret|session|sign(?:ing)?|encrypt(?:ion)?|master|account|shared|subscription"
-    r"|storage|hmac|aes|webhook|service|deploy|functions?|license|app|admin|rapidapi|integration|consumer|client)"
+    r"|storage|hmac|aes|webhook|service|deploy|functions?|license|app|admin|rapidapi|integration|consumer|client"
+    r"|recovery|unseal|global|activation|tsig)"
     r"[_. -]?"
 )
 _CLEAR = (
     r"passw(?:or)?ds?|passphrases?|passcodes?|passwort|secrets?|tokens?|credentials?|storepass|keypass|userpass"
-    rf"|jsessionid|phpsessid|connect\.sid|authorization|{_KEY}keys?"
+    rf"|jsessionid|phpsessid|connect\.sid|authorization|pincode|mnemonic|bearer|{_KEY}keys?"
 )
-_SHORT = r"pwd|pass|pw|psk|creds?|otp|jwt|auth|sessid|sessionid|session|sid|signature|cookie|community|pat"
+_SHORT = r"pwd|pswd|cvv|oauth|pass|pw|psk|creds?|otp|jwt|auth|sessid|sessionid|session|sid|signature"
+_SHORT += r"|cookie|community|pat"
 _CORE = re.compile(
     rf"(?i:{_CLEAR}|(?:(?<![A-Za-z])|(?-i:(?<=[a-z])(?=[A-Z])))(?:{_SHORT})"
     r"|(?:(?<=db)|(?<=pg)|(?<=ssh)|(?<=ftp)|(?<=smtp)|(?<=mail)|(?<=ldap)|(?<=bind)|(?<=root)|(?<=user)|(?<=admin)"
@@ -36,13 +38,14 @@ _CORE = re.compile(
 _STEMS = (
     *("pass", "secret", "token", "cred", "pwd", "pw", "psk", "auth", "cookie", "sess", "sid", "signature", "otp"),
     *("jwt", "_pat", "_key", "community", "connect.sid", "storepass", "keypass", "userpass", "jsessionid", "phpsessid"),
+    *("pswd", "cvv", "pincode", "mnemonic", "bearer", "oauth"),
 )
 """With ``key``, where such a word can begin: a search for a text takes a hundredth of that for the pattern."""
 _BEFORE_KEY = re.compile(f"{_KEY}$")
 _BEFORE_KEY_CHARACTERS_MAX = 16
-_WEAK = words("key pwd pass pat pw auth session sid signature jwt otp creds cred community sessid")
-_WEAK_BUT_LONG = words("key pat auth session sid signature jwt")
-_LONG_VALUE = re.compile(r"""(?![a-z]{8,32}+(?:[\s,;.:)]|\Z)|/)\\{0,3}["']?[\w+/=.%~-]{8}""")
+_WEAK = words("key pwd pass pat pw auth oauth session sid signature jwt otp creds cred community sessid")
+_WEAK_BUT_LONG = words("key pat auth oauth bearer session sid signature jwt")
+_LONG_VALUE = re.compile(r"""(?![a-z]{8,32}+(?:[\s,;.:)]|\Z)|/)\\{0,3}["']?(?:[\w.@-]{1,64}:)?[\w+/=.%~-]{8}""")
 
 _IDENTIFIER = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 _NAME_CHARACTERS_MAX = 64
@@ -51,20 +54,43 @@ _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 _SEPARATOR = re.compile(
     r"""\\{0,3}["'`]?\]?\)?[ \t\x1f]{0,64}+"""
-    r"""(?:=>|:=|={1,3}|:(?!:)|%3[DdAa]|\\u003[dD]|(?<![-=\s\x1f])>(?!>))[ \t\x1f]{0,64}+"""
+    r"""(?:=>|:=|(?:\|\||\?\?)?={1,3}|(?<=\s)(?:->|\.{4,64}+)(?=\s)|::(?=[ ])"""
+    r"""|(?:\|\||\?\?)(?=[ ]["'])|:(?!:)(?:[ ]&?\w[\w.\[\]]{0,32}[ ]=(?=[ ]["']))?"""
+    r"""|%3[DdAa]|\\u003[dD]|(?<![-=\s\x1f])>(?!>))[ \t\x1f]{0,64}+"""
 )
 _FLAG_SEPARATOR = re.compile(
     r"""(?:[=:]|\\{0,3}["']?[ \t]{0,8}\n[ \t]{0,64}+-[ ]{1,4}"""
     r"""|\\{0,3}["']?,?[ \t\n\x1f]{1,64}+|\\{0,3}["'],(?=\\{0,3}["']))(?![-<])"""
 )
+_LOOKS_DRAWN = r"(?=\S{0,64}\d)(?=\S{0,64}[A-Z])(?=\S{0,64}[a-z])[^\s/:()]"
+_ITEM = re.compile(
+    rf"(?:[\w.-]{{1,64}}+:[ ]|-[ ])[ ]{{0,16}}[\"']?(?P<value>(?={_LOOKS_DRAWN})[^\s\"']{{6,}}+)[\"']?[ ]{{0,8}}\Z"
+)
 _BLOCK = re.compile(r"[|>][+-]?\d?[ \t]{0,8}\n")
-_PAIR = re.compile(r"""\\{0,3}["']?[,;\s\x1f]{1,64}+\\{0,3}["']?value\\{0,3}["']?\s{0,8}+[:=]\s{0,8}+""", re.IGNORECASE)
+_BELOW = re.compile(
+    rf"[ \t]{{0,64}}\n(?:[-=]{{3,64}}\n|\n)?[ \t]{{0,16}}(?={_LOOKS_DRAWN}{{16,128}}[ \t\r]{{0,8}}(?:\n|\Z))"
+)
+_BEHIND = re.compile(rf"\\?[\"']?[ ](?=[\"']?{_LOOKS_DRAWN}{{8,64}}(?:[\s,;.]|\Z))")
+"""Nothing but white space parts them: only of what looks drawn at random."""
+_PAIR = re.compile(
+    r"""\\{0,3}["']?[,;\s\x1f]{1,64}+(?:"\w{1,32}"\s?:\s?["\w]{1,32},\s{0,32})?"""
+    r"""\\{0,3}["']?value\\{0,3}["']?\s{0,8}+[:=]\s{0,8}+"""
+    r"""|(?:["'][^<>\n]{0,64}|</\w{1,16})>\s{0,64}<(?:value|string)>""",
+    re.IGNORECASE,
+)
+"""The name in one place, the value in the next: ``name: X`` and ``value:``, ``<name>X</name>`` and ``<value>``."""
 _TOLD = re.compile(
     r"[ \t]{1,8}(?:(?:(?:is|was)[ \t]{1,8}(?:generated|set|reset|changed)[ \t]{1,8})?"
-    r"(?:for|FOR|of|to)(?:[ \t]{1,8}[^\s:=]{1,64}+){1,3}[ \t]{0,4}[:=][ \t]{1,8}"
-    r"|(?:is|was)[ \t:]{1,8}|(?P<quoted>(?=[\"'])))(?=\S)"
+    r"(?:for|FOR|of|to)(?:[ \t]{1,8}[^\s:=]{1,64}+){1,4}(?:[ \t]{0,4}[:=]|[ ]is)[ \t]{1,8}"
+    r"|(?:\w{1,32}[ \t]=|\d{1,2}:)[ \t]|(?:(?:has been|is|was)[ ])?(?:set|changed|reset|updated)[ ]to:?[ ]{1,4}"
+    r"|(?:created|generated|issued)(?:[ ]successfully)?:[ ]{1,4}|(?:is|was)[ \t:]{1,8}|(?P<quoted>(?=[\"'])))(?=\S)"
 )
-_NEXT_TEXT = re.compile(r"""[\"'][ \t]{0,8},[ \t]{0,8}(?=[\"'][^\"'\n]{1,256}[\"'][ \t]{0,4}[)\]])""")
+_NEXT_TEXT = re.compile(
+    r"""[\"'][ \t]{0,8},[ \t]{0,8}(?=[\"'][^\"'\n]{1,256}[\"'][ \t]{0,4}[)\]]"""
+    r"""|[\"'][^\"'\d\n]{0,64}+\d[^\"'\n]{1,64}[\"'],)"""
+    r"""|,[ ]?<<(?=")|\\?";s:\d{1,5}:(?=\\?")|"\s{1,4}\d{1,4}\)[ ](?=")"""
+)
+"""As in a call, in Erlang, in PHP, in the answer of a Redis."""
 _FIRST_WORD = re.compile(r"[\"']?(?P<word>[A-Za-z]{0,16}+)[\"']?(?![^\s.,;:])")
 _PROSE = words(
     "a an the not no required incorrect wrong invalid expired too set unset empty valid correct missing needed "
@@ -73,22 +99,52 @@ _PROSE = words(
 )
 _SPACE = re.compile(r"[\s\x1f]{1,16}")
 _SET = re.compile(
-    r"(?:(?:^|[\s\x1f;&\"'])(?:ENV|ARG|SET|set|setenv|declare[ \t]-\w{1,4}|config(?:ure)?[ \t]set)[ \t\x1f]{1,8}"
+    r"(?:(?:^|[\s\x1f;&\"'])(?:ENV|ARG|SetEnv|HSET|(?:[\w.-]{0,16}:)?(?:SET|set|setenv|put|config|update|write)"
+    r"|declare[ \t]-\w{1,4}|set_config|--set(?:[ \t\x1f]{1,8}[\w./-]{1,64}){0,2})"
+    r"(?:[ \t\x1f]{1,8}--?[a-z]{1,16}){0,2}[ \t\x1f]{1,8}(?:[\w.:/-]{0,64}[/: \x1f])?"
     r"|(?:login|machine|user(?:name)?|account)\s{1,8}\S{1,128}\s{1,8}|wifi[^\n]{0,96}[\s\x1f])$"
 )
 _COLUMN = re.compile(
-    r"(?:[ ]{2,64}+|[ ]?\t[ \t]{0,64}+|[ ]{1,8}+\|[ ]{1,64}+)"
-    r"(?=[^\s|\x1f]{1,256}+[ \t]{0,64}+(?:\|[ \t]{0,8}+)?(?:[\n\r]|\Z))"
+    r"(?:[ ]{2,64}+|[ ]?(?:\t|\\t)[ \t]{0,64}+|[ ]{1,8}+[|\u2502][ ]{1,64}+)"
+    r"(?=[^\s|\u2502\x1f]{1,256}+[ \t]{0,64}+(?:[|\u2502][ \t]{0,8}+)?(?:[\n\r]|\Z))"
 )
-_BEFORE_COLUMN = re.compile(r"(?:^|\n)[ \t|]{0,16}$")
+_BEFORE_COLUMN = re.compile(r"(?:^|\n)[ \t|\u2502]{0,16}$")
 _BEGINS_LINE = re.compile(
-    r"(?:^|\n)[ \t]{0,64}(?:[+>#-][ \t]{1,8})?(?:export[ \t]{1,8}|ENV[ \t]{1,8}|declare[ \t]-x[ \t]{1,8})?[\"']?$"
+    r"(?:^|[\n\x1f])[ \t]{0,64}(?:[+>#-][ \t]{1,8})?(?:export[ \t]{1,8}|ENV[ \t]{1,8}|declare[ \t]-x[ \t]{1,8})?[\"']?$"
 )
 _EXPANSION = re.compile(r"^\$\{[\w.-]{1,128}:[+?]$")
 _OBJECT = re.compile(r"""\{[^{}]{0,128}"value"\s{0,4}:\s{0,4}(?=")""")
 _IN_TAG = re.compile(r"<[\w:.-]{0,32}+$|[\"']$")
+_SETTER = re.compile(r"(?i:(?:^|[._])(?:set|with|password)|fromplain)")
 _CALL = re.compile(r"\([ \t]{0,8}(?=[\"'])")
+_REFERS = re.compile(r"(?:--from-(?:env-)?file=|arn:[\w:/-]{1,80}:)$")
+_TEXT = re.compile(r"""\\?(?:"[^"\n]{0,512}+"|'[^'\n]{0,512}+')""")
+_ITEMS = re.compile(rf"\[(?:\s{{0,64}}+{_TEXT.pattern}\s{{0,64}}+,?){{1,64}}+\s{{0,64}}\]")
+_CHANGED = re.compile(r"\"[ ]->[ ](?=\")")
 _CURL_HEADER = re.compile(r"-H[ \x1f]?(?P<quote>\\{0,3}[\"'])$")
+
+
+_COLUMNS_MAX = 64
+_COLUMN_NAME = re.compile(r"[ \t]{0,256}\"?[A-Za-z_][\w.-]{0,62}(?:[ ][\w.-]{1,32}){0,2}\"?[ \t\r]{0,256}")
+_RULE = re.compile(r"[-+|=: \t\u2500\u253c\u2502]{3,}")
+_COPY = re.compile(r"COPY [^\s(]{1,128} \((?P<names>[^()]{1,2048}+)\) FROM stdin")
+_INSERT = re.compile(
+    r"(?i:into)\s{1,8}[^\s(]{1,128}+\s{0,8}\((?P<names>[^()]{1,1024}+)\)\s{0,8}(?i:values?)\s{0,8}(?=\()"
+)
+_SQL_VALUE = re.compile(
+    r"(?P<begin>[,\s]{0,8}\(\s{0,8})?(?P<value>'(?:[^'\\\n]|\\.|''){0,1024}+'|\"(?:[^\"\\\n]|\\.){0,1024}+\""
+    r"|[^\s,'\"()]{1,256}+(?:\((?:[^()\n]|\([^()\n]{0,256}+\)){0,512}+\))?)\s{0,8}(?:,\s{0,8}(?!\()|\))"
+)
+_VARIABLE = re.compile(
+    r"variable[ ]\"(?P<name>[\w-]{1,128})\"[ ]\{[^{}]{0,512}?\bdefault[ ]{1,16}=[ ]\"(?P<value>[^\"\n]{1,512}+)\""
+)
+_PARAMETERS = re.compile(r"[^\[\n]{0,128}\]\s{0,8}\[parameters: (?=\()")
+"""As SQLAlchemy shows what stood in the place of ``?``."""
+_VALUE_FIRST = re.compile(
+    r"""value\\?["']?\s{0,4}[:=]\s{0,4}\\?["'](?P<value>[^"'\\\n]{1,512}+)\\?["']\s{0,8}(?:,|WHERE)\s{0,32}"""
+    r"""\\?["']?(?:name|key)\\?["']?\s{0,4}[:=]\s{0,4}\\?["'](?P<name>[\w./-]{1,128}+)\\?["']""",
+    re.IGNORECASE,
+)
 
 
 class Name(NamedTuple):
@@ -105,14 +161,16 @@ class Name(NamedTuple):
 
 def labelled(text: str, *, of_shell: bool = False) -> Iterator[Span]:
     """Finds values whose name says that they are secret; ``of_shell``: the text is a command, no file."""
-    done = 0
-    for start in _starts(text):
+    done, starts = 0, _starts(text)
+    for start in starts:
         if start < done or (core := _CORE.match(text, start)) is None:
             continue
         if (name := _name(text, core)) is not None:
             for span in _of_name(text, name, of_shell=of_shell):
                 done = max(done, span[1])
                 yield span
+    yield from _tables(text, starts)
+    yield from _columns(text)
 
 
 def _starts(text: str) -> list[int]:
@@ -141,8 +199,10 @@ def _name(text: str, core: re.Match[str]) -> Name | None:
     parts = _PART.findall(text[end:stop])
     if (parts and parts[-1].lower() in ABOUT) or text[stop : stop + 1] in {"/", "@"}:
         return None
+    if _REFERS.search(text, max(0, begin - 96), begin):
+        return None
     is_called = text.startswith("(", stop)
-    if is_called and not text[begin:stop].lower().rpartition(".")[2].startswith(("set", "with", "password")):
+    if is_called and not _SETTER.search(text[begin:stop]):
         return None
     return Name(core[0].lower(), begin, stop, text[begin:stop], is_called)
 
@@ -164,18 +224,42 @@ def _of_name(text: str, name: Name, *, of_shell: bool) -> Iterator[Span]:
             yield from of_header(text, place, cookie=name.whole if name.word == "cookie" else None)
     elif separator is not None and _BLOCK.match(text, separator.end()):
         yield from _indented(text, name.start, separator.end())
+    elif separator is not None and text.startswith("\n", separator.end()):
+        yield from _below(text, name, separator.end())
     elif (at := _without_separator(text, name) if separator is None else _within_object(text, separator)) is not None:
         is_line = separator is not None and not of_shell and not is_flag and _begins_line(text, name.start)
         if separator is None or _means_secret(text, name, at):
             is_weak = name.word in _WEAK or name.word == "tokens"
-            yield from value(text, Place(at, quote, is_line, is_weak, of_shell))
+            yield from _values(text, Place(at, quote, is_line, is_weak, of_shell))
+
+
+def _values(text: str, place: Place) -> Iterator[Span]:
+    """Gives the value that begins here, or each of a list; and the new one behind it, in a plan of Terraform."""
+    if (items := _ITEMS.match(text, place.at)) is not None:
+        for found in _TEXT.finditer(text, *items.span()):
+            yield from value(text, Place(found.start()))
+        return
+    for span in value(text, place):
+        yield span
+        if (changed := _CHANGED.match(text, span[1])) is not None:
+            yield from value(text, Place(changed.end()))
+
+
+def _below(text: str, name: Name, at: int) -> Iterator[Span]:
+    """Gives the value in the next line, or those of a list or a map in the next lines."""
+    if (below := _BELOW.match(text, at)) is not None:
+        yield from value(text, Place(below.end()))
+    elif name.word.endswith("s"):
+        for start, end in _indented(text, name.start, at):
+            if (item := _ITEM.match(text, start, end)) is not None:
+                yield item.span("value")
 
 
 def _is_of_shell(text: str, name: Name, separator: re.Match[str], *, of_shell: bool) -> bool:
     """Tells whether a shell only asks if there is a value, or writes to a file."""
     if _EXPANSION.search(text[max(0, name.start - 2) : separator.end() + 1]):
         return True
-    is_redirection = of_shell and separator[0].strip(" \t\x1f") == ">"
+    is_redirection = of_shell and separator[0].strip(" \t\x1f") in {">", "||"}
     return is_redirection and not _IN_TAG.search(text, max(0, name.start - 40), name.start)
 
 
@@ -209,10 +293,84 @@ def _without_separator(text: str, name: Name) -> int | None:
     if (pair := _PAIR.match(text, name.end) or _NEXT_TEXT.match(text, name.end)) is not None:
         return pair.end()
     if (space := _SPACE.match(text, name.end)) is not None and _SET.search(before):
-        return space.end()
-    if (column := _COLUMN.match(text, name.end)) is not None and _BEFORE_COLUMN.search(before):
-        return column.end()
-    return None
+        word = _FIRST_WORD.match(text, space.end())
+        return None if word is not None and word["word"].lower() in _PROSE else space.end()
+    found = _BEHIND.match(text, name.end) or _BELOW.match(text, name.end)
+    if found is None and _BEFORE_COLUMN.search(before):
+        found = _COLUMN.match(text, name.end)
+    return None if found is None else found.end()
+
+
+def _columns(text: str) -> Iterator[Span]:
+    """Finds what SQL puts into a column of a secret's name, and a value that stands before its name."""
+    for hint, rule in (("alue", _VALUE_FIRST), ("variable", _VARIABLE)):
+        for found in rule.finditer(text) if hint in text else ():
+            if names_secret(found["name"]):
+                yield from cell(text, *found.span("value"))
+    done = 0
+    for found in _INSERT.finditer(text) if "NTO" in text or "nto" in text else ():
+        if found.start() >= done and (secret := _secret_columns(found["names"].split(","))):
+            at, column = found.end(), 0
+            while (each := _SQL_VALUE.match(text, at)) is not None:
+                column = 0 if each["begin"] else column
+                if column in secret:
+                    yield from cell(text, *each.span("value"))
+                at, column = each.end(), column + 1
+                if (parameters := _PARAMETERS.match(text, at)) is not None:
+                    at = parameters.end()
+            done = at
+
+
+def _tables(text: str, starts: Iterable[int]) -> Iterator[Span]:
+    """Finds what stands below a secret's name in a table."""
+    done = 0
+    for start in starts:
+        if start < done:
+            continue
+        begin = text.rfind("\n", 0, start) + 1
+        end = done = _end_of_row(text, start)
+        before = text[text.rfind("\n", 0, max(0, begin - 1)) + 1 : begin]
+        after = text[end + 1 : _end_of_row(text, end + 1)]
+        separator, count, secret = _heading(text[begin:end], before, after)
+        while secret and end < len(text):
+            at, end = end + 1, _end_of_row(text, end + 1)
+            cells = text[at:end].split(separator)
+            if len(cells) != count and not _RULE.fullmatch(text, at, end):
+                break
+            done = end
+            for column, each in enumerate(cells):
+                if column in secret:
+                    yield from cell(text, at, at + len(each))
+                at += len(each) + 1
+
+
+def _end_of_row(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end
+
+
+def _heading(line: str, before: str, after: str) -> tuple[str, int, frozenset[int]]:
+    """Tells what parts the columns, how many there are, and which hold secrets."""
+    copied = _COPY.match(line)
+    if copied is not None:
+        names = copied["names"].split(",")
+        return "\t", len(names), _secret_columns(names)
+    for separator in "|,\t;\u2502":
+        if separator not in line:
+            continue
+        names = line.split(separator)
+        is_ruled = separator in "|\u2502"
+        if (
+            1 < len(names) <= _COLUMNS_MAX
+            and (_RULE.fullmatch(after) if is_ruled else before.count(separator) != len(names) - 1)
+            and all(_COLUMN_NAME.fullmatch(name) or (is_ruled and not name.strip()) for name in names)
+        ):
+            return separator, len(names), _secret_columns(names)
+    return "", 0, frozenset()
+
+
+def _secret_columns(names: list[str]) -> frozenset[int]:
+    return frozenset(at for at, name in enumerate(names) if names_secret(name.strip(" \t\r\n\"'`[]").replace(" ", "_")))
 
 
 def _indented(text: str, start: int, at: int) -> Iterator[Span]:

@@ -88,6 +88,7 @@ _OTHERS = (
     ("-us", r"(?<![0-9a-f])(?P<mailchimp>[0-9a-f]{32}-us\d{1,2})(?!\w)"),
     (".atlasv1.", r"(?P<hashicorp>[A-Za-z0-9]{14}\.atlasv1\.[\w=-]{60,}+)"),
     ("", r"(?P<discord>[MNO][\w-]{23,27}\.[\w-]{6}\.[\w-]{27,}+)"),
+    ("*", r"(?<![\w*])\*(?P<mysql>[0-9A-F]{40})(?!\w)"),
     ("hooks.slack", r"hooks\.slack\.com/(?:services|workflows|triggers)/(?P<slack>[\w/+%=-]{16,}+)"),
     ("/webhooks/", r"discord(?:app)?\.com/api/webhooks/\d{1,24}/(?P<hook>[\w%=-]{16,}+)"),
 )

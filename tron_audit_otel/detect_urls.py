@@ -39,16 +39,16 @@ _PHRASES = (
             (hint,),
             re.compile(
                 rf"{hint}[ \t]{{1,8}}(?:(?i:with)[ \t]{{1,8}}\S{{1,64}}+[ \t]{{1,8}})?(?i:by|as)[ \t]{{1,8}}"
-                r"(?:(?i:password)[ \t]{1,8})?['\"](?P<value>[^'\"\n]++)"
+                r"(?:(?i:password)[ \t]{1,8})?['\"]?(?P<value>(?<=['\"])[^'\"\n]++|(?=[^\s;]{0,64}\d)[^\s'\";]{4,}+)"
             ),
         )
         for hint in ("IDENTIFIED", "identified")
     ),
 )
 _SETTING = re.compile(
-    r"(?<![\w.])(?:requirepass|masterauth|bindpw|rootpw|AUTH|ConvertTo-SecureString"
+    r"(?<![\w.])(?:requirepass|masterauth|bindpw|rootpw|AUTH(?:[ ](?:PLAIN|LOGIN|XOAUTH2))?|ConvertTo-SecureString"
     r"|(?:[Pp]assword|secret|key)[ \t][0-9]"
-    r"|snmp-server[ \t]community)[ \t\x1f]{1,8}[\"']?(?P<value>[^\s\"'\x1f]{4,}+)"
+    r"|snmp-server[ \t]community|(?:requirepass|masterauth)(?=\n))[ \t\x1f\n]{1,8}[\"']?(?P<value>[^\s\"'\x1f]{4,}+)"
 )
 _FOREIGN = re.compile(
     r"(?i:contrase\u00f1a|mot de passe|senha|wachtwoord|has\u0142o|l\u00f6senord|parola"
@@ -60,10 +60,72 @@ _TAG = re.compile(
     r"(?P<value>[^<>\]\s][^<>\]\n]{0,256}+)"
 )
 _REDIS_USER = re.compile(
-    r"(?:SETUSER|user)[ \t\x1f]{1,8}[\w-]{1,64}[ \t\x1f](?:[^\n>]{0,64})>(?P<value>[^\s\"'\x1f]{1,256}+)"
+    r"(?:SETUSER|setuser|user)[ \t\x1f]{1,8}[\w-]{1,64}[ \t\x1f](?:[^\n>#]{0,64})[>#](?P<value>[^\s\"'\x1f]{1,256}+)"
 )
+_SECRET_ID = re.compile(
+    r"(?i:secret[_ .-]?id)[\"']?\s{0,16}[:=]\s{0,16}[\"']?(?P<value>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22})"
+)
+_DRAWN = (
+    r"\\?[\"']?(?:[ ]{0,16}(?:=>|[:=])|,)[ ]{0,16}\\?[\"']?(?P<value>[0-9A-Fa-f]{32,}+(?![\w-])"
+    r"|(?=[^\s\"']{0,64}\d)(?=[^\s\"']{0,64}[A-Z])(?=[^\s\"']{0,64}[a-z])[^\s\"'\\/(){}\[\]<>]{20,}+)"
+)
+_DRAWN_NAMES = (
+    "key",
+    "Key",
+    "KEY",
+    "salt",
+    "Salt",
+    "SALT",
+    "seed",
+    "SEED",
+    "pepper",
+    "PEPPER",
+    "refresh",
+    "csrf",
+    "CSRF",
+)
+"""Names that are often those of something else: only of what looks drawn at random."""
+_CODE = re.compile(
+    r"(?:[ -][Cc]ode(?:(?<=(?i:verification).{5})|(?<=(?i:confirmation).{5})|(?<=(?i:security).{5})|(?<=(?i:login).{5})"
+    r"|(?<=[12]FA.{5})|(?<=MFA.{5}))|OTP)"
+    r"(?:[ ]is|[ ]?:)?[ ]{1,4}(?P<value>\d{4,10})(?!\w)"
+)
+_LOGIN = re.compile(
+    r"(?:[Cc]redentials?|[Ll]ogin with)[ :=]{1,4}[\w.@-]{1,64}(?:[ ]/[ ]|[:/])"
+    r"(?P<value>[^\s/:,;)\"']{6,128}+)(?=[\s,;.)]|\Z)"
+)
+_REPOSITORY = re.compile(
+    r"(?:http-basic\.[\w.-]{1,128}+[ \x1f][^\s\x1f]{1,128}+|(?:git(?:hub|lab)-\w{5}|pypi-token)\.[\w.-]{1,128}+)[ \x1f]"
+    r"[\"']?(?P<value>[^\s\"'\x1f]{6,256}+)"
+)
+"""As Composer and Poetry are told them."""
+_OPENS = re.compile(r"""\((?<=[\w=]\()\s{0,8}(?=[bfru]?\\?["'])""")
+_CALLED = re.compile(r"(\w{1,48})[ ]?=?\Z")
+_TEXT_VALUE = r"[bfru]?\\?[\"'](?P<value>[^\"'\\\n]{3,256}+)\\?[\"']"
+_COMMA = re.compile(r"(?:,\s{0,8}\d{1,6})?,\s{0,8}")
+_ANY_TEXT = re.compile(r"[bfru]?\\?[\"'](?P<value>[^\"'\\\n]{0,256}+)\\?[\"']\s{0,8}")
+_FIRST = (
+    "hashpw hash hashsync hexdigest b64encode bcrypt crypt encryptstring sha1 sha256 sha512 sha2 md5 new cookieparser"
+    " fernet"
+)
+_SECOND = (
+    "login auth authenticate create_user createuser changeuserpassword basicauth httpbasicauth credentials createhmac"
+    " withcredentials usernamepasswordcredentials networkcredential hash_hmac twilio"
+)
+_THIRD = (
+    "connect connection getconnection pdo __construct mysqli mysqli_connect create_superuser createsuperuser"
+    " set_password ftp newinstance"
+)
+_CALLS = {name: at for at, names in enumerate((_FIRST, _SECOND, _THIRD)) for name in names.split()}
+"""Which of its texts is a password, of a call of this name."""
+_ALGORITHM = re.compile(r"(?i:sha-?\d{1,3}|md5|bcrypt)")
+_KEY_BEHIND = re.compile(
+    r"(?:jwt\.(?:sign|verify|encode|decode)|(?i:aes_(?:en|de)crypt|pgp_sym_(?:en|de)crypt))"
+    rf"\((?:[^\n\"'{{}},()]{{0,64}}|\{{[^{{}}\n]{{0,256}}\}}),\s{{0,8}}{_TEXT_VALUE}"
+)
+"""Where a call of this name takes a password."""
 _AT_HOST = re.compile(
-    r"(?<![\w/.:-])[\w.-]{1,64}+:(?P<value>(?=[^\s@]{0,64}\d)[^\s@:/\"'\x1f]{8,64}+)@(?!sha\d)[\w-]{1,64}",
+    r"(?<![\w/.:\\-])[\w./\\-]{1,64}+:(?P<value>(?=[^\s@]{0,64}\d)[^\s@:/\"'\x1f]{8,64}+)@(?!sha\d)[\w-]{1,64}",
     re.ASCII,
 )
 _SETTINGS = (
@@ -76,7 +138,14 @@ _SETTINGS = (
     (("\u0430\u0440\u043e\u043b\u044c", "\u5bc6\u7801", "\u5bc6\u78bc", "\u30d1\u30b9", "\ube44\ubc00"), _FOREIGN),
     (("@",), _AT_HOST),
     (("assword", "asswd"), _TAG),
-    (("SETUSER", " on >"), _REDIS_USER),
+    (("SETUSER", "setuser", " on >", " on #"), _REDIS_USER),
+    (('AUTH"',), re.compile(r'"AUTH"(?:[ ]"[^"\n]{1,64}+")?[ ]"(?P<value>[^"\n]{1,256}+)"(?=\s|\Z)')),
+    (("ecret", "ECRET"), _SECRET_ID),
+    ((" code", " Code", "OTP"), _CODE),
+    (("redential", "ogin"), _LOGIN),
+    (("http-basic.", "-oauth.", "-token."), _REPOSITORY),
+    *(((name,), re.compile(f"{name}(?<![A-Za-z]{name}){_DRAWN}")) for name in _DRAWN_NAMES),
+    (("jwt.", "crypt(", "CRYPT("), _KEY_BEHIND),
 )
 _CREDENTIALS = (
     ("earer", re.compile(r"[Bb]earer[ \t\x1f]{1,8}(?P<value>[A-Za-z0-9._~+/=-]{8,}+)")),
@@ -107,9 +176,26 @@ def urls(text: str) -> Iterator[Span]:
 def phrases(text: str) -> Iterator[Span]:
     """Finds what ``.pgpass``, ``.npmrc``, SQL and HTTP's authentication say in a form of their own."""
     for hints, rule in (*_SETTINGS, *_PHRASES):
-        if any(hint in text for hint in hints):
-            for found in rule.finditer(text):
-                yield found.span("value")
+        for hint in hints:
+            if hint in text:
+                for found in rule.finditer(text):
+                    yield found.span("value")
+                break
+
+
+def calls(text: str) -> Iterator[Span]:
+    """Finds passwords that calls in source code take by their position."""
+    for found in _OPENS.finditer(text):
+        name = _CALLED.search(text[max(0, found.start() - 48) : found.start()])
+        position = -1 if name is None else _CALLS.get(name[1].lower(), -1)
+        at = found.end()
+        while position >= 0 and (each := _ANY_TEXT.match(text, at)) is not None:
+            if not _ALGORITHM.fullmatch(each["value"]):
+                position -= 1
+            if position < 0:
+                yield each.span("value")
+            after = _COMMA.match(text, each.end())
+            at = len(text) if after is None else after.end()
 
 
 def credentials(text: str) -> Iterator[Span]:

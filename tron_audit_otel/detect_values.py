@@ -35,6 +35,12 @@ ABOUT = words(
 )
 """Ends a name that tells something about a secret."""
 
+_SECRET_NAME = re.compile(
+    r"(?:passw(?:or)?d|passphrase|secret|token|storepass|keypass|(?:^|[_.-])(?:pass|pwd|psk)|credentials?"
+    r"|(?:api|access|private|secret|encryption|signing|master|account|auth)[_.-]?key)s?(?:[_.-]?\d{0,2}|(?-i:_[A-Z0-9]{1,24}))$",
+    re.IGNORECASE,
+)
+
 _QUOTE = re.compile(r"""\\{0,3}["'`]""")
 _BEGINS_QUOTED = re.compile(r"""[bfru$]{0,2}(?P<quote>\\{0,3}["'`])""")
 _QUOTED = {
@@ -54,16 +60,16 @@ _BARE = re.compile(
 _BARE_IN_SHELL = re.compile(_BARE.pattern.replace("[,;&|](?!", ",(?!"))
 """There no word goes on behind them: a command could hide in what is masked."""
 _LINE = re.compile(rf"[^\n\r\x1f]{{0,{LINE_CHARACTERS_MAX}}}+")
-_CALLED = re.compile(r"""[A-Za-z_][\w.:]{0,48}+\((?P<quote>\\{0,3}["'])""")
+_CALLED = re.compile(r"""(?:\[\])?[A-Za-z_][\w.:]{0,48}+\((?P<quote>\\{0,3}["'])""")
 """``SecretStr("…")``"""
 _HARMLESS = re.compile(
     r"(?i:true|false|yes|no|on|off|null|none|nil|undefined|str(?:ing)?|bytes|int(?:eger)?|bool(?:ean)?|any|object|self"
-    r"|required|optional|unset|not set|default|await|text|string|password|passphrase|token|secret|key|value|pass"
+    r"|required|optional|unset|not set|default|await|text|string|password|passphrase|token|secret|key|value|pass|none:"
     r"|\*+|x{3,}|\.{3,}|…|<[^<>]{0,64}>|\[[a-z ]{0,24}\]"
     r"|\((?:sensitive|hidden|redacted|known after)[a-z ]{0,16}\)|\d{1,6} bytes)"
     r"|<[^<>\n]{1,64}>(?:[ \t].*)?|[=><~^]{0,2}\d{1,4}(?:\.\d{1,4}){1,3}"
     r"|\$\{?[A-Z_][A-Z0-9_]*\}?|\$[0-9@*#?]|\$\{[A-Z_][A-Z0-9_]*(?::?[-?+][^}]{0,64})?\}|\$\([^)]{0,200}\)?"
-    r"|\$?\{\{.{0,200}|\{[a-z_]{0,32}\}|%[sdr]|%\([a-z_]{1,32}\)s|[|>][+-]?|[{\[(\\,;]+|\[masked[^\]]{0,17}\]?"
+    r"|\$?\{\{.{0,200}|\{[a-z_]{0,32}\}|%[sdr]|%\([a-z_]{1,32}\)s|[|>][+-]?|[{\[(\\,;]+|\.[*+].*|\{\$\w{1,16}:?|\[masked[^\]]{0,17}\]?"
 )
 """What stands in a secret's place: a word of a program, a reference to a variable, a mask."""
 _SMALL_DIGITS_MAX = 4
@@ -83,6 +89,22 @@ class Place(NamedTuple):
     """Its name is often that of something else, and a small number then."""
     in_shell: bool = False
     """It stands in a command line."""
+
+
+def names_secret(name: str) -> bool:
+    """Tells whether a name is that of a secret, and not of something about one."""
+    return _SECRET_NAME.search(name) is not None and re.split(r"[_.-]", name)[-1].lower() not in ABOUT
+
+
+def cell(text: str, start: int, end: int) -> Iterator[Span]:
+    """Gives what stands in a cell of a table, without its quotes."""
+    while start < end and text[start] in " \t\"'":
+        start += 1
+    while start < end and text[end - 1] in " \t\r\"'":
+        end -= 1
+    is_small = end - start <= _SMALL_DIGITS_MAX and text[start:end].isdigit()
+    if start < end and not is_small and not _HARMLESS.fullmatch(text, start, end):
+        yield start, end
 
 
 def value(text: str, place: Place) -> Iterator[Span]:
@@ -167,7 +189,7 @@ def of_header(text: str, place: Place, *, cookie: str | None = None) -> Iterator
     scheme = SCHEME.match(text, at, end)
     start = at if scheme is None else scheme.end()
     end = start + len(text[start:end].rstrip())
-    if end > start:
+    if end > start and not _HARMLESS.fullmatch(text, start, end):
         yield start, end
 
 
