@@ -10,8 +10,9 @@ import pytest
 import tron_audit_otel
 
 RANKS = (
-    {"errors", "messages", "networks", "detect_blocks", "detect_tokens", "detect_values", "detect_urls"},
-    {"settings", "forwarded", "detect_labels", "detect_commands", "detect_headers"},
+    {"errors", "messages", "networks", "detect_blocks", "detect_calls"}
+    | {"detect_tokens", "detect_values", "detect_urls"},
+    {"settings", "forwarded", "detect_labels", "detect_tables", "detect_commands", "detect_headers"},
     {"config", "tool_config", "event", "ledger", "frames", "commitment", "detect"},
     {"redact", "disk", "otlp_json", "collector_metrics"},
     {"bounds", "headers", "source_ip", "resource", "run", "answer", "stream_dir"},

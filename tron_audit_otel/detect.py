@@ -7,11 +7,13 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from tron_audit_otel.detect_blocks import blocks
+from tron_audit_otel.detect_calls import calls
 from tron_audit_otel.detect_commands import in_arguments, in_text
 from tron_audit_otel.detect_headers import is_secret, secret_parts
-from tron_audit_otel.detect_labels import ARGUMENT, labelled
+from tron_audit_otel.detect_labels import ARGUMENT, labelled, names
+from tron_audit_otel.detect_tables import columns, tables
 from tron_audit_otel.detect_tokens import forms, tokens
-from tron_audit_otel.detect_urls import calls, credentials, phrases, urls
+from tron_audit_otel.detect_urls import credentials, phrases, urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,7 +55,10 @@ def secret_tokens(text: str) -> list[Span]:
 def _of_text(text: str, *, of_shell: bool) -> Iterator[Span]:
     yield from blocks(text)
     yield from forms(text)
-    yield from labelled(text, of_shell=of_shell)
+    starts = names(text)
+    yield from labelled(text, starts, of_shell=of_shell)
+    yield from tables(text, starts)
+    yield from columns(text)
     yield from urls(text)
     yield from phrases(text)
     yield from calls(text)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from tron_audit_otel.detect_values import ABOUT, Place, cell, end_of_line, names_secret, of_header, opener, value, words
+from tron_audit_otel.detect_values import ABOUT, Place, end_of_line, of_header, opener, value, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
 Span = tuple[int, int]
 
@@ -124,29 +124,6 @@ _CHANGED = re.compile(r"\"[ ]->[ ](?=\")")
 _CURL_HEADER = re.compile(r"-H[ \x1f]?(?P<quote>\\{0,3}[\"'])$")
 
 
-_COLUMNS_MAX = 64
-_COLUMN_NAME = re.compile(r"[ \t]{0,256}\"?[A-Za-z_][\w.-]{0,62}(?:[ ][\w.-]{1,32}){0,2}\"?[ \t\r]{0,256}")
-_RULE = re.compile(r"[-+|=: \t\u2500\u253c\u2502]{3,}")
-_COPY = re.compile(r"COPY [^\s(]{1,128} \((?P<names>[^()]{1,2048}+)\) FROM stdin")
-_INSERT = re.compile(
-    r"(?i:into)\s{1,8}[^\s(]{1,128}+\s{0,8}\((?P<names>[^()]{1,1024}+)\)\s{0,8}(?i:values?)\s{0,8}(?=\()"
-)
-_SQL_VALUE = re.compile(
-    r"(?P<begin>[,\s]{0,8}\(\s{0,8})?(?P<value>'(?:[^'\\\n]|\\.|''){0,1024}+'|\"(?:[^\"\\\n]|\\.){0,1024}+\""
-    r"|[^\s,'\"()]{1,256}+(?:\((?:[^()\n]|\([^()\n]{0,256}+\)){0,512}+\))?)\s{0,8}(?:,\s{0,8}(?!\()|\))"
-)
-_VARIABLE = re.compile(
-    r"variable[ ]\"(?P<name>[\w-]{1,128})\"[ ]\{[^{}]{0,512}?\bdefault[ ]{1,16}=[ ]\"(?P<value>[^\"\n]{1,512}+)\""
-)
-_PARAMETERS = re.compile(r"[^\[\n]{0,128}\]\s{0,8}\[parameters: (?=\()")
-"""As SQLAlchemy shows what stood in the place of ``?``."""
-_VALUE_FIRST = re.compile(
-    r"""value\\?["']?\s{0,4}[:=]\s{0,4}\\?["'](?P<value>[^"'\\\n]{1,512}+)\\?["']\s{0,8}(?:,|WHERE)\s{0,32}"""
-    r"""\\?["']?(?:name|key)\\?["']?\s{0,4}[:=]\s{0,4}\\?["'](?P<name>[\w./-]{1,128}+)\\?["']""",
-    re.IGNORECASE,
-)
-
-
 class Name(NamedTuple):
     """The name of a secret."""
 
@@ -159,9 +136,15 @@ class Name(NamedTuple):
     """As in ``setPassword("…")``."""
 
 
-def labelled(text: str, *, of_shell: bool = False) -> Iterator[Span]:
-    """Finds values whose name says that they are secret; ``of_shell``: the text is a command, no file."""
-    done, starts = 0, _starts(text)
+def labelled(text: str, starts: Sequence[int], *, of_shell: bool = False) -> Iterator[Span]:
+    """Finds values whose name says that they are secret.
+
+    Args:
+        text: The text.
+        starts: What :func:`names` gives for it.
+        of_shell: The text is a command, no file.
+    """
+    done = 0
     for start in starts:
         if start < done or (core := _CORE.match(text, start)) is None:
             continue
@@ -169,11 +152,10 @@ def labelled(text: str, *, of_shell: bool = False) -> Iterator[Span]:
             for span in _of_name(text, name, of_shell=of_shell):
                 done = max(done, span[1])
                 yield span
-    yield from _tables(text, starts)
-    yield from _columns(text)
 
 
-def _starts(text: str) -> list[int]:
+def names(text: str) -> list[int]:
+    """Tells where the name of a secret may begin."""
     lower = text.replace("\u0130", "i").lower()  # the one letter of which two become
     starts = set()
     for stem in _STEMS:
@@ -299,78 +281,6 @@ def _without_separator(text: str, name: Name) -> int | None:
     if found is None and _BEFORE_COLUMN.search(before):
         found = _COLUMN.match(text, name.end)
     return None if found is None else found.end()
-
-
-def _columns(text: str) -> Iterator[Span]:
-    """Finds what SQL puts into a column of a secret's name, and a value that stands before its name."""
-    for hint, rule in (("alue", _VALUE_FIRST), ("variable", _VARIABLE)):
-        for found in rule.finditer(text) if hint in text else ():
-            if names_secret(found["name"]):
-                yield from cell(text, *found.span("value"))
-    done = 0
-    for found in _INSERT.finditer(text) if "NTO" in text or "nto" in text else ():
-        if found.start() >= done and (secret := _secret_columns(found["names"].split(","))):
-            at, column = found.end(), 0
-            while (each := _SQL_VALUE.match(text, at)) is not None:
-                column = 0 if each["begin"] else column
-                if column in secret:
-                    yield from cell(text, *each.span("value"))
-                at, column = each.end(), column + 1
-                if (parameters := _PARAMETERS.match(text, at)) is not None:
-                    at = parameters.end()
-            done = at
-
-
-def _tables(text: str, starts: Iterable[int]) -> Iterator[Span]:
-    """Finds what stands below a secret's name in a table."""
-    done = 0
-    for start in starts:
-        if start < done:
-            continue
-        begin = text.rfind("\n", 0, start) + 1
-        end = done = _end_of_row(text, start)
-        before = text[text.rfind("\n", 0, max(0, begin - 1)) + 1 : begin]
-        after = text[end + 1 : _end_of_row(text, end + 1)]
-        separator, count, secret = _heading(text[begin:end], before, after)
-        while secret and end < len(text):
-            at, end = end + 1, _end_of_row(text, end + 1)
-            cells = text[at:end].split(separator)
-            if len(cells) != count and not _RULE.fullmatch(text, at, end):
-                break
-            done = end
-            for column, each in enumerate(cells):
-                if column in secret:
-                    yield from cell(text, at, at + len(each))
-                at += len(each) + 1
-
-
-def _end_of_row(text: str, at: int) -> int:
-    end = text.find("\n", at)
-    return len(text) if end < 0 else end
-
-
-def _heading(line: str, before: str, after: str) -> tuple[str, int, frozenset[int]]:
-    """Tells what parts the columns, how many there are, and which hold secrets."""
-    copied = _COPY.match(line)
-    if copied is not None:
-        names = copied["names"].split(",")
-        return "\t", len(names), _secret_columns(names)
-    for separator in "|,\t;\u2502":
-        if separator not in line:
-            continue
-        names = line.split(separator)
-        is_ruled = separator in "|\u2502"
-        if (
-            1 < len(names) <= _COLUMNS_MAX
-            and (_RULE.fullmatch(after) if is_ruled else before.count(separator) != len(names) - 1)
-            and all(_COLUMN_NAME.fullmatch(name) or (is_ruled and not name.strip()) for name in names)
-        ):
-            return separator, len(names), _secret_columns(names)
-    return "", 0, frozenset()
-
-
-def _secret_columns(names: list[str]) -> frozenset[int]:
-    return frozenset(at for at, name in enumerate(names) if names_secret(name.strip(" \t\r\n\"'`[]").replace(" ", "_")))
 
 
 def _indented(text: str, start: int, at: int) -> Iterator[Span]:

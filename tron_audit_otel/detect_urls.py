@@ -99,31 +99,6 @@ _REPOSITORY = re.compile(
     r"[\"']?(?P<value>[^\s\"'\x1f]{6,256}+)"
 )
 """As Composer and Poetry are told them."""
-_OPENS = re.compile(r"""\((?<=[\w=]\()\s{0,8}(?=[bfru]?\\?["'])""")
-_CALLED = re.compile(r"(\w{1,48})[ ]?=?\Z")
-_TEXT_VALUE = r"[bfru]?\\?[\"'](?P<value>[^\"'\\\n]{3,256}+)\\?[\"']"
-_COMMA = re.compile(r"(?:,\s{0,8}\d{1,6})?,\s{0,8}")
-_ANY_TEXT = re.compile(r"[bfru]?\\?[\"'](?P<value>[^\"'\\\n]{0,256}+)\\?[\"']\s{0,8}")
-_FIRST = (
-    "hashpw hash hashsync hexdigest b64encode bcrypt crypt encryptstring sha1 sha256 sha512 sha2 md5 new cookieparser"
-    " fernet"
-)
-_SECOND = (
-    "login auth authenticate create_user createuser changeuserpassword basicauth httpbasicauth credentials createhmac"
-    " withcredentials usernamepasswordcredentials networkcredential hash_hmac twilio"
-)
-_THIRD = (
-    "connect connection getconnection pdo __construct mysqli mysqli_connect create_superuser createsuperuser"
-    " set_password ftp newinstance"
-)
-_CALLS = {name: at for at, names in enumerate((_FIRST, _SECOND, _THIRD)) for name in names.split()}
-"""Which of its texts is a password, of a call of this name."""
-_ALGORITHM = re.compile(r"(?i:sha-?\d{1,3}|md5|bcrypt)")
-_KEY_BEHIND = re.compile(
-    r"(?:jwt\.(?:sign|verify|encode|decode)|(?i:aes_(?:en|de)crypt|pgp_sym_(?:en|de)crypt))"
-    rf"\((?:[^\n\"'{{}},()]{{0,64}}|\{{[^{{}}\n]{{0,256}}\}}),\s{{0,8}}{_TEXT_VALUE}"
-)
-"""Where a call of this name takes a password."""
 _AT_HOST = re.compile(
     r"(?<![\w/.:\\-])[\w./\\-]{1,64}+:(?P<value>(?=[^\s@]{0,64}\d)[^\s@:/\"'\x1f]{8,64}+)@(?!sha\d)[\w-]{1,64}",
     re.ASCII,
@@ -145,7 +120,6 @@ _SETTINGS = (
     (("redential", "ogin"), _LOGIN),
     (("http-basic.", "-oauth.", "-token."), _REPOSITORY),
     *(((name,), re.compile(f"{name}(?<![A-Za-z]{name}){_DRAWN}")) for name in _DRAWN_NAMES),
-    (("jwt.", "crypt(", "CRYPT("), _KEY_BEHIND),
 )
 _CREDENTIALS = (
     ("earer", re.compile(r"[Bb]earer[ \t\x1f]{1,8}(?P<value>[A-Za-z0-9._~+/=-]{8,}+)")),
@@ -181,21 +155,6 @@ def phrases(text: str) -> Iterator[Span]:
                 for found in rule.finditer(text):
                     yield found.span("value")
                 break
-
-
-def calls(text: str) -> Iterator[Span]:
-    """Finds passwords that calls in source code take by their position."""
-    for found in _OPENS.finditer(text):
-        name = _CALLED.search(text[max(0, found.start() - 48) : found.start()])
-        position = -1 if name is None else _CALLS.get(name[1].lower(), -1)
-        at = found.end()
-        while position >= 0 and (each := _ANY_TEXT.match(text, at)) is not None:
-            if not _ALGORITHM.fullmatch(each["value"]):
-                position -= 1
-            if position < 0:
-                yield each.span("value")
-            after = _COMMA.match(text, each.end())
-            at = len(text) if after is None else after.end()
 
 
 def credentials(text: str) -> Iterator[Span]:
