@@ -37,6 +37,7 @@ class Prometheus(servers.Server):
             f"--web.listen-address=127.0.0.1:{port}",
             "--web.enable-otlp-receiver",
             "--log.level=warn",
+            "--scrape.discovery-reload-interval=100ms",  # by default it looks at its targets after 5 s
         ]
         super().__init__("prometheus", command, {}, f"{self.url}/-/ready")
 
@@ -63,7 +64,9 @@ class Prometheus(servers.Server):
 
     def _get(self, path: str, parameters: Mapping[str, str]) -> Any:  # noqa: ANN401 - JSON of many shapes
         try:
-            answer = httpx.get(self.url + path, params=dict(parameters), timeout=30, trust_env=False)
+            answer = httpx.get(
+                self.url + path, params=dict(parameters), timeout=30, verify=servers.TLS, trust_env=False
+            )
         except httpx.TransportError as error:
             raise servers.ServerError(self._with_tail(f"did not answer {path}: {error}")) from error
         if not answer.is_success:

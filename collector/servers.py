@@ -35,6 +35,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,9 @@ START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 15
 POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 40
+
+TLS = ssl.create_default_context()
+"""For httpx, which otherwise takes 20 ms to make its own for each request, for plain HTTP as well."""
 
 # Runs a command under the pid it was started with, tied to the life of its parent: Linux sends it SIGKILL when the
 # thread that started it ends, even when that was killed itself. Elsewhere only an orderly end of the parent stops it.
@@ -194,7 +198,7 @@ class Server:
                 code = self._process.returncode if self._process else None
                 raise ServerError(self._with_tail(f"ended with exit code {code} while starting"))
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(self.health, timeout=2, trust_env=False).is_success:
+                if httpx.get(self.health, timeout=2, verify=TLS, trust_env=False).is_success:
                     return
             time.sleep(POLL_SECONDS)
         raise ServerError(self._with_tail(f"was not healthy at {self.health} within {START_SECONDS_MAX} s"))
@@ -260,7 +264,7 @@ class VictoriaLogs(Server):
 
     def _post(self, path: str, form: dict[str, str], headers: dict[str, str]) -> str:
         try:
-            answer = httpx.post(self.url + path, data=form, headers=headers, timeout=30, trust_env=False)
+            answer = httpx.post(self.url + path, data=form, headers=headers, timeout=30, verify=TLS, trust_env=False)
         except httpx.TransportError as error:
             raise ServerError(self._with_tail(f"did not answer {path}: {error}")) from error
         if not answer.is_success:

@@ -257,8 +257,12 @@ def test_a_setting_that_keeps_it_from_sending_does_not_hide_what_is_missing(told
 def test_what_may_wait_at_the_collector_is_sent_only_by_force(
     told: Fixture, archived: Fixture, collector: FakeCollector, datadog: FakeDatadog
 ) -> None:
+    def worked_off() -> None:
+        collector.waiting = 0
+
     archived("a")
     collector.waiting = 500
+    collector.on_taken = worked_off
     code, out, _ = told()
     assert code == 1
     assert "Nothing was sent: records wait for datadog at the Collector, and these may be among them." in out

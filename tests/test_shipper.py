@@ -324,19 +324,20 @@ class Backlog:
     def close(self) -> None: ...
 
 
-def test_a_backlog_of_a_million_records_takes_the_memory_of_a_chunk(rig: Rig) -> None:
-    ids = [str(number) for number in range(500)]
-    backlog, ledger = rig.add(Backlog(200, 10, Frame(request(ids), 500)))
-    assert backlog.records == 1_000_000
-    rig.receiver.send = lambda body: TAKEN if body else REFUSED  # type: ignore[method-assign] # keeps nothing
-    tracemalloc.start()
-    try:
-        rig.shipper.start()
-        assert rig.shipper.drain(WAIT_SECONDS)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert ledger.counts().delivered == 1_000_000
+def test_a_backlog_of_a_million_records_takes_the_memory_of_a_chunk(tmp_path: Path) -> None:
+    frame = Frame(request([str(number) for number in range(500)]), 500)
+    with rigged(Letters(tmp_path), bytes_max=10 * len(frame.payload)) as rig:
+        backlog, ledger = rig.add(Backlog(200, 10, frame))
+        assert backlog.records == 1_000_000
+        rig.receiver.send = lambda body: TAKEN if body else REFUSED  # type: ignore[method-assign] # keeps nothing
+        tracemalloc.start()
+        try:
+            rig.shipper.start()
+            assert rig.shipper.drain(WAIT_SECONDS)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert ledger.counts().delivered == 1_000_000
     assert peak < 4 * 10 * len(backlog.frame.payload)
 
 
@@ -382,7 +383,10 @@ def test_a_receiver_that_denies_is_an_alert_until_it_is_mended(rig: Rig, caplog:
     assert len(lines(caplog, logging.INFO)) == 1
 
 
-def test_a_receiver_that_comes_and_goes_does_not_fill_the_log(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_receiver_that_comes_and_goes_does_not_fill_the_log(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipper, "GATHER_SECONDS", 0)
     rig.shipper.start()
     for number in range(30):
         rig.receiver.script.append(DOWN)

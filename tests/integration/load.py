@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+from collector import servers
 from tests.integration import faulty
 from tests.integration.gateway import records_of
 from tests.integration.test_processes import settings
@@ -321,7 +322,7 @@ def letters(root: Path) -> list[LogRecord]:
 
 def stats(api_url: str) -> dict[str, Any]:
     """What became of the records of the process that answers, and of those that it adopted; the sums are checked."""
-    answer = httpx.get(f"{api_url}/harness/stats", timeout=30, trust_env=False)
+    answer = httpx.get(f"{api_url}/harness/stats", timeout=30, verify=servers.TLS, trust_env=False)
     answer.raise_for_status()
     found: dict[str, Any] = answer.json()
     for counts in (found, found["adopted"]):
@@ -339,4 +340,4 @@ def pending(api_url: str, root: Path) -> int:
 
 def ran(api_url: str) -> set[int]:
     """The numbers of the requests whose handler ran in the process that answers."""
-    return set(map(int, httpx.get(f"{api_url}/harness/ran", timeout=30, trust_env=False).json()))
+    return set(map(int, httpx.get(f"{api_url}/harness/ran", timeout=30, verify=servers.TLS, trust_env=False).json()))

@@ -13,17 +13,16 @@ each; it refuses the OTLP/JSON of `http`, so behind that is a second Collector, 
 from __future__ import annotations
 
 import http.client
+import io
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
@@ -39,8 +39,7 @@ from collector import servers
 from tests.integration import faulty
 from tests.integration.faulty import Faulty
 from tests.integration.gateway import EXEC, SETTINGS, Gateway, record
-from tests.integration.test_processes import ROOT
-from tron_audit_otel import otlp_json
+from tron_audit_otel import cli, cli_queue, otlp_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,12 +56,6 @@ GIVE_UP_SECONDS = 180
 """A Collector that takes nothing for so long fails the test."""
 
 RECORD_ID = re.compile(rb'"audit\.record\.id","value":\{"stringValue":"([^"]+)"')
-
-# Several attempts within a second, so that a fault of a second is met by some and outlasted by none.
-HASTE: dict[str, Any] = {
-    "retry_on_failure": {"initial_interval": "100ms", "max_interval": "400ms"},
-    "sending_queue": {"batch": {"flush_timeout": "100ms"}},
-}
 
 FAULTS: dict[str, Callable[[Faulty], None]] = {
     "refuses connections": Faulty.refuse,
@@ -232,7 +225,7 @@ class Scene:
 
     def metric(self, metric: str, siem: str) -> float:
         """The sum of a metric of one SIEM's exporter; 0 while there is none, as before the first record."""
-        answer = httpx.get(self.gateway.metrics, timeout=10, trust_env=False)
+        answer = httpx.get(self.gateway.metrics, timeout=10, verify=servers.TLS, trust_env=False)
         exporter = f'exporter="otlp_http/{siem}"'
         lines = answer.raise_for_status().text.splitlines()
         return sum(
@@ -329,8 +322,6 @@ def archived(data: Path, run: str) -> list[str]:
 def operator(gateway: Gateway, directory: Path) -> dict[str, str]:
     """The environment of an operator beside the Collector. No process of ours has a journal here."""
     return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
         "XDG_STATE_HOME": str(directory / "state"),
         "AUDIT_LOG_JOURNAL_DIR": str(directory / "journal"),
         "AUDIT_COLLECTOR_DATA": str(gateway.data),
@@ -384,17 +375,21 @@ def within(seconds: float, found: Callable[[], object]) -> bool:
     return True
 
 
-def tron_audit(scene: Scene, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The operator's command, in a process of its own."""
-    command = [sys.executable, "-m", "tron_audit_otel.cli", *arguments]
-    return subprocess.run(command, env=scene.operator, capture_output=True, text=True, check=False, timeout=600)
+def tron_audit(scene: Scene, *arguments: str) -> tuple[int, str, str]:
+    """The operator's command: its exit code, and what it prints and says."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("XDG_STATE_HOME", scene.operator["XDG_STATE_HOME"])
+        patch.setattr(cli_queue, "LOOK_SECONDS", cli_queue.LOOK_SECONDS / 10)
+        code = cli.main(list(arguments), scene.operator)
+    return code, out.getvalue(), err.getvalue()
 
 
 def status(scene: Scene) -> tuple[int, dict[str, Any]]:
     """What `tron-audit status` says: its exit code, and its JSON."""
-    looked = tron_audit(scene, "status", "--json", "--collector", scene.gateway.metrics)
-    assert looked.stdout, looked.stderr
-    return looked.returncode, json.loads(looked.stdout)
+    code, out, err = tron_audit(scene, "status", "--json", "--collector", scene.gateway.metrics)
+    assert out, err
+    return code, json.loads(out)
 
 
 def mend(scene: Scene, name: str) -> None:
@@ -405,21 +400,22 @@ def mend(scene: Scene, name: str) -> None:
     assert command is not None, f"status names no replay: {told}"
     program, *arguments = command
     assert program == "tron-audit"
-    ran = tron_audit(scene, *arguments)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    code, out, err = tron_audit(scene, *arguments)
+    assert code == 0, out + err
 
 
 def reconcile(scene: Scene, name: str) -> int:
     """Has `tron-audit reconcile` send what the SIEM lacks of the archive; tells how many records that were."""
     scene.operator["VICTORIALOGS_TENANT"] = f"{TENANTS[name]}:0"
+    scene.siems[name].stored("")  # so that its search shows all that it has, which may take it a second
     until = datetime.now(UTC) + timedelta(seconds=1)
-    ran = tron_audit(
+    code, out, err = tron_audit(
         scene,
-        *("reconcile", "--json", "--siem", name, "--search", "victorialogs", "--pause", "1"),
+        *("reconcile", "--json", "--siem", name, "--search", "victorialogs", "--pause", "0.1"),
         *("--since", "15m", "--until", until.isoformat()),
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return int(json.loads(ran.stdout)["missing"])
+    assert code == 0, out + err
+    return int(json.loads(out)["missing"])
 
 
 class SmallDisk:

@@ -52,7 +52,7 @@ def test_an_operator_delivers_what_a_killed_process_has_left(otelcol: Path, tmp_
     journal = tmp_path / "journal"
     with Api(UVICORN, environ) as api:
         for number in range(REQUESTS):
-            httpx.get(f"{api.url}/kept/{number}", trust_env=False)
+            httpx.get(f"{api.url}/kept/{number}", verify=servers.TLS, trust_env=False)
         until(lambda: any(journal.glob("*/status.json")), lambda: "no note")
         until(lambda: tron_audit(environ, "status")[1]["processes"][0]["note"]["reason"], lambda: "no attempt")
         answers: list[Any] = []

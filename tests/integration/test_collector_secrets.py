@@ -25,7 +25,16 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from collector import launch, servers
 from tests.integration.faulty import PROTOBUF, Call, Faulty, Reply
-from tests.integration.gateway import EXEC, LOGIN, Gateway, eventually, record, server_certificate, settings_of
+from tests.integration.gateway import (
+    EXEC,
+    LOGIN,
+    Gateway,
+    eventually,
+    hasty,
+    record,
+    server_certificate,
+    settings_of,
+)
 from tests.integration.load import audited, letters, waiting
 from tests.integration.test_collector_config import TOKEN, run
 from tests.integration.test_processes import UVICORN, Api
@@ -333,7 +342,8 @@ class TestTokenOfASiem:
         file.write_text(f"{TOKEN}\n")
         token = {TOKENS[name]: TOKEN} if by == "environment" else {f"{TOKENS[name]}_FILE": str(file)}
         siem = Siem(header(name, TOKEN))
-        with siem as url, Gateway(otelcol, tmp_path / "data", {URLS[name]: url, **token}) as gateway:
+        haste = hasty(tmp_path, name)
+        with siem as url, Gateway(otelcol, tmp_path / "data", {URLS[name]: url, **token}, haste) as gateway:
             assert gateway.send(record(EXEC)).status_code == 200
             eventually(lambda: siem.headers, "the request")
             assert siem.headers == [header(name, TOKEN)]
@@ -347,7 +357,7 @@ class TestTokenOfASiem:
         siem = Siem(header("http", NEXT), otherwise=503)
         with siem as url:
             settings = {"AUDIT_SIEM_URL": url, "AUDIT_SIEM_TOKEN_FILE": str(file)}
-            with Gateway(otelcol, tmp_path / "data", settings) as gateway:
+            with Gateway(otelcol, tmp_path / "data", settings, hasty(tmp_path, "http")) as gateway:
                 assert gateway.send(record(EXEC)).status_code == 200
                 eventually(lambda: siem.headers, "the first attempt")
                 change(file, f"{NEXT}\n")
@@ -371,13 +381,13 @@ class TestCertificateOfASiem:
             url = siem.url if name == "http" else siem.url.removesuffix("/v1/logs")
             settings = {URLS[name]: url, TOKENS[name]: TOKEN}
             wrong = {**settings, AUTHORITIES[name]: ca_file(trustme.CA(), stranger)}
-            with Gateway(otelcol, tmp_path / "data", wrong) as gateway:
+            with Gateway(otelcol, tmp_path / "data", wrong, hasty(tmp_path, name)) as gateway:
                 assert gateway.send(record(EXEC)).status_code == 200
                 eventually(lambda: "signed by unknown authority" in gateway.server.log(), "the refusal")
                 assert "Dropping data" not in gateway.server.log()
             assert siem.archived() == []
             right = {**settings, AUTHORITIES[name]: ca_file(authority, tmp_path)}
-            with Gateway(otelcol, tmp_path / "data", right):
+            with Gateway(otelcol, tmp_path / "data", right, hasty(tmp_path, name)):
                 eventually(siem.archived, "the record")
         assert [found["audit.record.id"] for found in siem.archived()] == [EXEC["audit.record.id"]]
 
@@ -414,7 +424,7 @@ class TestNoSecretIsShown:
         with refusing as url:
             settings = {**dict.fromkeys(URLS.values(), url), **tokens_by(by, tokens, tmp_path)}
             debug = {"AUDIT_COLLECTOR_LOG_LEVEL": "debug"}
-            with Gateway(otelcol, tmp_path / "data", {**settings, **debug}) as gateway:
+            with Gateway(otelcol, tmp_path / "data", {**settings, **debug}, hasty(tmp_path, *URLS)) as gateway:
                 assert gateway.send(record(EXEC), token=WRONG).status_code == 401
                 with grpc.insecure_channel(gateway.grpc) as channel, pytest.raises(grpc.RpcError):
                     export_over(channel, metadata=with_token(WRONG))

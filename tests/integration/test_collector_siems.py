@@ -14,11 +14,13 @@ from collector import launch, servers
 from tests import golden, siem_records
 from tests.integration.gateway import (
     EXEC,
+    HASTE,
     LOGIN,
     SETTINGS,
     Gateway,
     encoded,
     eventually,
+    hasty,
     plain,
     record,
     records_of,
@@ -308,10 +310,17 @@ class TestDelivery:
             [siem] = [siem for siem in launch.SIEMS if siem.name == name]
             [exporter] = YAML(typ="safe").load(siem.file)["exporters"]
             headers = {"AccountID": str(tenant), "VL-Time-Field": "@timestamp", "VL-Msg-Field": "message"}
-            exporters[exporter] = {"headers": headers if name == "elasticsearch" else {"AccountID": str(tenant)}}
+            exporters[exporter] = {
+                "headers": headers if name == "elasticsearch" else {"AccountID": str(tenant)},
+                "sending_queue": HASTE["sending_queue"],
+            }
             settings |= urls[name]
         file.write_text(json.dumps({"exporters": exporters}))
         return settings
+
+    def behind(self, siem: Gateway) -> dict[str, str]:
+        """For a Collector that sends to this one."""
+        return {**SETTINGS["http"], "AUDIT_SIEM_URL": siem.url}
 
     def test_each_siem_finds_the_record_under_its_own_names(
         self, otelcol: Path, runnable: list[str], store: servers.VictoriaLogs, tmp_path: Path
@@ -362,7 +371,7 @@ class TestDelivery:
     def test_http_sends_json_with_the_token_to_the_very_address(self, otelcol: Path, tmp_path: Path) -> None:
         with (
             Gateway(otelcol, tmp_path / "siem", {"AUDIT_COLLECTOR_TOKEN": "s3cret-http"}) as siem,
-            Gateway(otelcol, tmp_path / "data", {**SETTINGS["http"], "AUDIT_SIEM_URL": siem.url}) as gateway,
+            Gateway(otelcol, tmp_path / "data", self.behind(siem), hasty(tmp_path, "http")) as gateway,
         ):
             assert gateway.send(record(EXEC)).status_code == 200
             eventually(lambda: siem.archived() == [EXEC], "the record at the second Collector")
@@ -371,7 +380,7 @@ class TestDelivery:
         self, otelcol: Path, tmp_path: Path
     ) -> None:
         siem = Gateway(otelcol, tmp_path / "siem", {"AUDIT_COLLECTOR_TOKEN": "s3cret-http"})
-        with Gateway(otelcol, tmp_path / "data", {**SETTINGS["http"], "AUDIT_SIEM_URL": siem.url}) as gateway:
+        with Gateway(otelcol, tmp_path / "data", self.behind(siem), hasty(tmp_path, "http")) as gateway:
             for number in range(20):
                 assert gateway.send(record({"audit.record.id": str(number)})).status_code == 200
             gateway.server.kill()
@@ -411,7 +420,8 @@ class TestDelivery:
     ) -> None:
         with listening() as (url, seen):
             [variable] = [key for key in SETTINGS[name] if key.endswith("_URL")]
-            with Gateway(otelcol, tmp_path, {**SETTINGS[name], variable: f"{url}/ingest"}) as gateway:
+            settings = {**SETTINGS[name], variable: f"{url}/ingest"}
+            with Gateway(otelcol, tmp_path / "data", settings, hasty(tmp_path, name)) as gateway:
                 assert gateway.send(record(EXEC)).status_code == 200
                 eventually(lambda: seen, "a request")
         path, headers = seen[0].path, seen[0].headers

@@ -18,7 +18,7 @@ import pytest
 
 from collector import launch, opensearch, servers
 from tests import hostile, siem_records
-from tests.integration.gateway import BEGIN_NS, Gateway, encoded, records_of, with_file_exporter
+from tests.integration.gateway import BEGIN_NS, Gateway, encoded, records_of, uncollected, with_file_exporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -267,7 +267,8 @@ def indexed(otelcol: Path, server: opensearch.OpenSearch, tmp_path_factory: pyte
         # A statement that fails is passed over, and logged. It may only for NaN and infinity, which JSON has not.
         errors = [line for line in gateway.server.log().splitlines() if '"error"' in line]
         assert [line for line in errors if not re.search("unsupported type: float64|unsupported value: ", line)] == []
-    lines = list(bulks(directory / "out.jsonl"))
+    with uncollected():
+        lines = list(bulks(directory / "out.jsonl"))
     outcomes, again = (
         [each for begin in range(0, RECORDS, AT_ONCE) for each in server.bulk(b"".join(lines[begin : begin + AT_ONCE]))]
         for _ in range(2)

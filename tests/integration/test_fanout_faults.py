@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from collector import servers
+from tests.integration.gateway import HASTE
 from tests.integration.load import some
 from tests.integration.matrix import (
     FAULTS,
-    HASTE,
     MIB,
     Scene,
     Sender,
@@ -291,7 +291,7 @@ def test_a_collector_that_is_killed_while_it_starts_gives_everything_by_reconcil
             scene.gateway.server.start()
         scene.siems[DEAD].proxy.mend()
         # A queue that has lost all says that bytes wait, until the next record has passed through it.
-        with Sender(scene.gateway.url, 20, 20):
+        with Sender(scene.gateway.url, 20, 200):
             pass
         mended_from_the_archive(scene, sender, f"{kills} kills at the start")
         check_everything_is_everywhere(scene, sender)

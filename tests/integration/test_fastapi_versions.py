@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 ROOT = Path(__file__).parents[2]
+PYPROJECT = ROOT / "pyproject.toml"
 TESTS = ["tests/test_endings.py", "tests/test_exec.py", "tests/test_context.py", "tests/test_instrumentation.py"]
 
 VERSIONS = {
@@ -39,10 +40,13 @@ def run_with(version: str) -> None:
         / "bin"
         / "python"
     )
-    if not python.exists():
-        run(sys.executable, "-m", "venv", python.parents[1])
     wanted = [f"fastapi=={version}", "httpx", "httpx2", "pytest", "--editable", str(ROOT)]
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
+    installed, asked_for = python.parents[1] / "installed", "\n".join([*wanted, PYPROJECT.read_text()])
+    if not installed.exists() or installed.read_text() != asked_for:
+        if not python.exists():
+            run(sys.executable, "-m", "venv", python.parents[1])
+        run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
+        installed.write_text(asked_for)
     # Newer parts warn about the older FastAPI; what they warn of is not ours to mend.
     run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", *TESTS)
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.gateway import HASTE
 from tests.integration.load import some
 from tests.integration.matrix import (
     DROPPED,
     FAULTS,
-    HASTE,
     MIB,
     NAMES,
     Scene,

@@ -79,6 +79,11 @@ def gateway(otelcol: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
+def processes(journal: Path) -> list[str]:
+    """Those that have begun, by the names of their journals."""
+    return [directory.name for directory in journal.glob("2*")]
+
+
 def streams(gateway: Gateway, service: str) -> dict[str, list[dict[str, Any]]]:
     """The archived records of a service by stream, in the order in which they arrived."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -93,6 +98,8 @@ def test_a_stopped_server_has_sent_every_record(gateway: Gateway, server: str, s
     service = f"{server} {sig.name}"
     environ = settings(gateway.url, OTEL_SERVICE_NAME=service, TEST_INSTRUMENT=str(server != "zero-code").lower())
     with Api(SERVERS[server], environ) as api:
+        journal = Path(environ["AUDIT_LOG_JOURNAL_DIR"])
+        eventually(lambda: len(processes(journal)) >= PROCESSES.get(server, 1), "every worker")
         # A connection for each request, so that every worker gets some.
         one_each = httpx.Limits(max_keepalive_connections=0)
         with httpx.Client(base_url=api.url, trust_env=False, limits=one_each) as client:
@@ -107,7 +114,7 @@ def test_a_stopped_server_has_sent_every_record(gateway: Gateway, server: str, s
     for stream in found.values():
         assert [record["audit.sequence.number"] for record in stream] == list(range(1, len(stream) + 1))
         assert [stream[0]["audit.action"], stream[-1]["audit.action"]] == ["START", "STOP"]
-    assert not list(Path(environ["AUDIT_LOG_JOURNAL_DIR"]).glob("2*")), "a journal that holds nothing is removed"
+    assert not processes(journal), "a journal that holds nothing is removed"
 
 
 def test_without_a_lifespan_nothing_is_lost_that_is_older_than_a_batch(gateway: Gateway) -> None:

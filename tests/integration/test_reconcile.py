@@ -13,17 +13,16 @@ import pytest
 from collector import launch
 from collector.opensearch import OpenSearch, opensearch
 from tests.integration.faulty import Faulty, status
-from tests.integration.gateway import EXEC, Gateway, eventually, record, settings_of
+from tests.integration.gateway import EXEC, Gateway, eventually, hasty, record, settings_of
 from tests.test_search import HOSTILE
-from tron_audit_otel import cli, collector_metrics
+from tron_audit_otel import cli, cli_queue, cli_replay, collector_metrics, reconcile
 from tron_audit_otel.archive import Span
-from tron_audit_otel.reconcile import can_be_asked
 from tron_audit_otel.search_elasticsearch import Elasticsearch
 from tron_audit_otel.search_http import Client
 from tron_audit_otel.search_victorialogs import VictoriaLogs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from collector import servers
@@ -36,11 +35,13 @@ FIELDS = {"datadog": "audit.record.id", "elastic-otlp": "event.id"}
 MAPPINGS = launch.HERE / "siem" / "elasticsearch" / "mappings.json"
 
 
-def to_tenant(tenant: int) -> Fault:
-    """Passes on, as what a tenant of the store has sent."""
+def to_tenant(tenant: int, taken: Callable[[], None]) -> Fault:
+    """Passes on, as what a tenant of the store has sent; `taken` is called before the answer is given back."""
 
     def fault(call: Call) -> Reply:
-        return call.upstream(call.path, {**call.headers, "AccountID": str(tenant)}, call.body)
+        reply = call.upstream(call.path, {**call.headers, "AccountID": str(tenant)}, call.body)
+        taken()
+        return reply
 
     return fault
 
@@ -53,8 +54,9 @@ class Stage:
         self.proxies = proxies
         self.store = store
 
-    def mend(self, siem: str) -> None:
-        self.proxies[siem].fault = to_tenant(TENANTS[siem])
+    def mend(self, siem: str, taken: Callable[[], None] | None = None) -> None:
+        """By default its search then shows each record that the SIEM has acknowledged."""
+        self.proxies[siem].fault = to_tenant(TENANTS[siem], taken or self.store.flush)
 
     def send(self, ids: Sequence[str]) -> None:
         answer = self.gateway.send(*(new(number, each) for number, each in enumerate(ids)))
@@ -88,7 +90,7 @@ def stage(otelcol: Path, tmp_path: Path, store: servers.VictoriaLogs) -> Iterato
             "DD_OTLP_LOGS_URL": f"{datadog.url}/v1/logs",
             "ELASTIC_OTLP_URL": elastic.url,
         }
-        with Gateway(otelcol, tmp_path / "collector", settings) as gateway:
+        with Gateway(otelcol, tmp_path / "collector", settings, hasty(tmp_path, *TENANTS)) as gateway:
             found = Stage(gateway, {"datadog": datadog, "elastic-otlp": elastic}, store)
             for siem in TENANTS:
                 found.mend(siem)
@@ -96,9 +98,14 @@ def stage(otelcol: Path, tmp_path: Path, store: servers.VictoriaLogs) -> Iterato
 
 
 @pytest.fixture
-def reconcile(stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def reconciled(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """Runs the command; gives its exit code and what `--json` prints."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    # As hasty as the Collector here is.
+    for module, name in ((cli_queue, "LOOK_SECONDS"), (cli_replay, "SETTLE_SECONDS"), (reconcile, "LOOK_SECONDS")):
+        monkeypatch.setattr(module, name, getattr(module, name) / 10)
 
     def run(siem: str, *options: str) -> tuple[int, dict[str, Any]]:
         environ = {
@@ -108,7 +115,7 @@ def reconcile(stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
             "VICTORIALOGS_URL": stage.store.url,
             "VICTORIALOGS_TENANT": f"{TENANTS[siem]}:0",
         }
-        typed = ["reconcile", "--siem", siem, "--since", "2h", "--search", "victorialogs", "--json", "--pause", "1.1"]
+        typed = ["reconcile", "--siem", siem, "--since", "2h", "--search", "victorialogs", "--json", "--pause", "0.1"]
         code = cli.main([*typed, *options], environ)
         out, err = capsys.readouterr()
         assert "error" not in err
@@ -118,11 +125,11 @@ def reconcile(stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.parametrize("siem", sorted(TENANTS))
-def test_what_a_siem_refused_is_found_and_sent_again_to_it_alone(stage: Stage, reconcile: Any, siem: str) -> None:
+def test_what_a_siem_refused_is_found_and_sent_again_to_it_alone(stage: Stage, reconciled: Any, siem: str) -> None:
     [other] = TENANTS.keys() - {siem}
     before = {name: stage.stored(name) for name in TENANTS}
     there = [*ids(30), *ids(30)]
-    lost = [*ids(40), *(f"{each} {uuid4()}" for each in HOSTILE if can_be_asked(each))]
+    lost = [*ids(40), *(f"{each} {uuid4()}" for each in HOSTILE if reconcile.can_be_asked(each))]
     stage.send(there[:30])
     eventually(lambda: stage.siem(siem).delivered >= 30, "the first delivery")
     stage.proxies[siem].fault = status(401)
@@ -133,7 +140,7 @@ def test_what_a_siem_refused_is_found_and_sent_again_to_it_alone(stage: Stage, r
     eventually(lambda: stage.siem(siem).delivered >= 60, "the last delivery")
     eventually(lambda: stage.siem(other).delivered >= 60 + len(lost), "the other's delivery")
 
-    code, found = reconcile(siem, "--dry-run")
+    code, found = reconciled(siem, "--dry-run")
     assert (code, found["missing"], found["replay"]) == (1, len(lost), None)
     assert found["archived"] == 60 + len(lost)
     assert found["missing_ids"] == sorted(lost)
@@ -145,42 +152,48 @@ def test_what_a_siem_refused_is_found_and_sent_again_to_it_alone(stage: Stage, r
         "action": "EXEC",
     }
 
-    code, found = reconcile(siem, "--until", "2100-01-01")
+    code, found = reconciled(siem, "--until", "2100-01-01")
     assert (code, found["missing"], found["still_missing"]) == (0, len(lost), 0)
     assert found["replay"]["sent"] == len(lost)
     assert found["mended"] == len(lost)
 
-    code, found = reconcile(siem)
+    code, found = reconciled(siem)
     assert (code, found["missing"], found["archived"], found["replay"]) == (0, 0, 60 + len(lost), None)
     assert sorted(stage.stored(siem)) == sorted([*before[siem], *there, *lost])
     assert sorted(stage.stored(other)) == sorted([*before[other], *there, *lost])
     assert len(stage.gateway.archived()) == 60 + len(lost)
 
 
-def test_what_waits_at_the_collector_is_named_and_not_sent_twice(stage: Stage, reconcile: Any) -> None:
+def test_what_waits_at_the_collector_is_named_and_not_sent_twice(stage: Stage, reconciled: Any) -> None:
     before = stage.stored("datadog")
     waiting = ids(20)
     stage.proxies["datadog"].fault = status(503)
     stage.send(waiting)
     eventually(stage.proxies["datadog"].statuses, "an attempt")
 
-    code, found = reconcile("datadog", "--wait", "2")
+    code, found = reconciled("datadog", "--wait", "1")
     assert (code, found["missing_ids"], found["replay"]) == (1, sorted(waiting), None)
     assert "records wait for datadog at the Collector" in found["obstacle"]
 
-    stage.mend("datadog")
-    code, found = reconcile("datadog", "--wait", "60")
+    stage.mend("datadog", lambda: None)
+    # It is shown within a second. Asked for sooner after it has left the queue, it would be sent twice.
+    code, found = reconciled("datadog", "--wait", "60", "--pause", "2")
     assert (code, found["archived"], found["missing"], found["replay"]) == (0, 20, 0, None)
     assert sorted(stage.stored("datadog")) == sorted([*before, *waiting])
 
 
-def test_a_siem_that_takes_records_all_the_time_is_mended_meanwhile(stage: Stage, reconcile: Any) -> None:
+def test_a_siem_that_takes_records_all_the_time_is_mended_meanwhile(stage: Stage, reconciled: Any) -> None:
     lost = ids(20)
     stage.proxies["datadog"].fault = status(401)
     stage.send(lost)
     eventually(lambda: stage.siem("datadog").refused == 20, "the refusal")
-    stage.mend("datadog")
     over = threading.Event()
+
+    def taken() -> None:
+        over.wait(0.3)  # so that the queue is never empty
+        stage.store.flush()
+
+    stage.mend("datadog", taken)
 
     def send() -> None:
         while not over.wait(0.05):
@@ -190,20 +203,20 @@ def test_a_siem_that_takes_records_all_the_time_is_mended_meanwhile(stage: Stage
     thread.start()
     try:
         eventually(lambda: stage.siem("datadog").waiting_bytes, "records that wait")
-        code, found = reconcile("datadog", "--wait", "30")
+        code, found = reconciled("datadog", "--wait", "30")
     finally:
         over.set()
         thread.join()
     assert (code, found["missing_ids"], found["replay"]["sent"]) == (0, sorted(lost), 20)
 
 
-def test_a_siem_that_still_refuses_is_told(stage: Stage, reconcile: Any) -> None:
+def test_a_siem_that_still_refuses_is_told(stage: Stage, reconciled: Any) -> None:
     lost = ids(5)
     stage.proxies["datadog"].fault = status(401)
     stage.send(lost)
     eventually(lambda: stage.siem("datadog").refused == 5, "the refusal")
 
-    code, found = reconcile("datadog", "--wait", "3")
+    code, found = reconciled("datadog", "--wait", "1")
     assert (code, found["still_missing_ids"], found["replay"]["sent"]) == (1, sorted(lost), 5)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.gateway import Gateway
 from tests.integration.load import Archive, Load, audited, some, until, waiting
 from tests.integration.test_kills import BATCH_SECONDS, NOISE_SECONDS, seconds_before
-from tests.integration.test_processes import UVICORN, Api
+from tests.integration.test_processes import UVICORN, Api, processes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,7 @@ def test_killed_workers_leave_exact_counts(otelcol: Path, tmp_path: Path, commit
         archive = Archive(gateway.data)
         environ = audited(gateway.url, tmp_path, AUDIT_LOG_COMMIT=commit)
         with Api([*UVICORN, "--workers", str(WORKERS)], environ) as api:
+            until(lambda: len(processes(journal)) == WORKERS, lambda: f"only {processes(journal)} have begun")
             with Load(api.url, range(requests), connections=64) as load:
                 killed = kill_workers(load, requests)
             time.sleep(BATCH_SECONDS + NOISE_SECONDS)  # what the workers have in memory cannot be asked for
