@@ -16,7 +16,8 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 
-from collector.servers import Collector, ServerError, VictoriaLogs, free_ports, otelcol, victorialogs
+from collector.servers import TLS, Collector, ServerError, VictoriaLogs, free_ports, otelcol, victorialogs
+from tests.integration.gateway import eventually
 
 TENANT = 7
 CONFIG = """
@@ -133,13 +134,18 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, store: Victoria
     assert not server.running
 
 
+def metrics(store: VictoriaLogs) -> str:
+    return httpx.get(f"{store.url}/metrics", verify=TLS, trust_env=False).text
+
+
 def test_what_was_flushed_survives_a_kill_of_the_store() -> None:
     with victorialogs() as store:
         httpx.post(
             f"{store.url}/insert/jsonline", params={"_msg_field": "m"}, content='{"m":"kept"}'
         ).raise_for_status()
         store.wait("kept", 1)
-        time.sleep(2)  # twice its flush interval
+        # It looks once a second for what has been in memory for a second.
+        eventually(lambda: 'vl_storage_rows{type="storage/small"} 1\n' in metrics(store), "the record on its disk")
         store.kill()
         store.start()
         assert len(store.query("kept")) == 1

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 RATE = 400
 REQUESTS_PER_ORDER = 700
 SECONDS_BETWEEN_KILLS = 0.3
-STORE_SECONDS = 3
-"""The store keeps in memory what it has acknowledged, for a second or so; past this it is on disk."""
+STORE_SECONDS = 4
+"""The store keeps in memory what it has acknowledged, for two seconds and a write; past this it is on disk."""
 
 ORDERS = list(permutations(("API", "Collector", "store")))
 
