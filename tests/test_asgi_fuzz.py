@@ -226,7 +226,7 @@ def check_held(conversation: Conversation, expected: Seen, seen: Seen) -> None:
     gone = expected.sent[:-1] if is_start(expected.sent[-1:]) else expected.sent
     if (
         expected.ended is not None
-        and not is_http_1_0(conversation)
+        and (not is_http_1_0(conversation) or not expected.sent)
         and (seen.sent != expected.sent or not is_start(gone))
     ):
         # A start that an exception outruns never goes out. With nothing gone out, an answer can tell of the exception.
