@@ -238,6 +238,14 @@ def shown(value: object) -> object:
 
 async def converse(conversation: Conversation, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> Seen:
     """Runs a conversation, and gives what was seen of it; fails where it does not end."""
+    gc.disable()  # or it might come by and take what would not have died at once
+    try:
+        return await _converse(conversation, wrap)
+    finally:
+        gc.enable()
+
+
+async def _converse(conversation: Conversation, wrap: Callable[[ASGIApp], ASGIApp]) -> Seen:
     actors = Actors(conversation)
     scope = conversation.scope()
     before = asyncio.all_tasks()
