@@ -29,6 +29,7 @@ from tests.asgi_hostile import (
     changes,
     say,
 )
+from tests.garbage import uncollected
 from tron_audit_otel.exchange import SCOPE_KEY
 
 if TYPE_CHECKING:
@@ -238,11 +239,8 @@ def shown(value: object) -> object:
 
 async def converse(conversation: Conversation, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> Seen:
     """Runs a conversation, and gives what was seen of it; fails where it does not end."""
-    gc.disable()  # or it might come by and take what would not have died at once
-    try:
+    with uncollected():  # or it might come by and take what would not have died at once
         return await _converse(conversation, wrap)
-    finally:
-        gc.enable()
 
 
 async def _converse(conversation: Conversation, wrap: Callable[[ASGIApp], ASGIApp]) -> Seen:

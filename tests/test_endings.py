@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.websockets import WebSocketDisconnect
 
 from tests.asgi import Peer, drive, http_scope, websocket_scope
+from tests.garbage import uncollected
 from tron_audit_otel import stats as counts
 from tron_audit_otel.testing import Captured, capture
 
@@ -454,13 +455,10 @@ def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
         for path in ("/ok", "/api/v1/orgs/o/instances/i", "/no/such"):
             await drive(app, http_scope(path=path), Peer())
         gc.collect()
-        gc.disable()
-        try:
+        with uncollected():
             for path in ("/ok", "/api/v1/orgs/o/instances/i", "/no/such"):
                 await drive(app, http_scope(path=path), Peer())
             return gc.collect()
-        finally:
-            gc.enable()
 
     without = asyncio.run(requests())
     with capture(app):

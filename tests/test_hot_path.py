@@ -14,6 +14,7 @@ from fastapi import BackgroundTasks, FastAPI
 
 import tron_audit_otel as audit
 from tests.asgi import Peer, drive, http_scope
+from tests.garbage import uncollected
 from tron_audit_otel.commitment import Commitments
 from tron_audit_otel.context import Recorder
 from tron_audit_otel.exchange import Audit
@@ -81,12 +82,9 @@ def test_a_queued_fact_keeps_nothing_of_its_request_and_waits_for_no_collector()
         kept.update(scope=weakref.ref(scope), headers=weakref.ref(scope["headers"]))
         await drive(observed(app, facts), scope, Peer())
 
-    gc.disable()
-    try:
+    with uncollected():
         asyncio.run(request())
         assert [name for name, reference in kept.items() if reference() is not None] == []
-    finally:
-        gc.enable()
     assert len(facts) == 1
     assert "s3cret" not in repr(facts)
 

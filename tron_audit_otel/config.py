@@ -301,6 +301,11 @@ class AuditConfig(Settings):
         return self.on_full or ("reject" if commit == "response" else "drop")
 
     @property
+    def rejects(self) -> bool:
+        """Whether a request is refused, before its handler runs, when its record could not be written."""
+        return self.on_full_for(self.commit) == "reject"
+
+    @property
     def journal_path(self) -> Path:
         """The journal's directory."""
         service = re.sub(r"[^A-Za-z0-9_-]", "-", self.service_name or "default")[:_NAME_CHARACTERS_MAX]

@@ -39,8 +39,8 @@ class Program(NamedTuple):
     """A word ``user/password@host`` is one."""
 
 
-def _of(names: str, *, login: bool = False, **words: str) -> dict[str, Program]:
-    how = {kind: frozenset(each.split()) for kind, each in words.items()}
+def _of(names: str, *, login: bool = False, **told: str) -> dict[str, Program]:
+    how = {kind: words(each) for kind, each in told.items()}
     return dict.fromkeys(names.split(), Program(login=login, **how))
 
 
@@ -144,7 +144,7 @@ _HERE = re.compile(
     r"|sudo[ \t][^\n|;<]{0,64}?-\w{0,4}S)[^\n|;<]{0,128}?<<<[ \t]{0,8}\$?"
     r"(?P<value>\"[^\"\n]{1,512}+\"|'[^'\n]{1,512}+'|[^\s\"'\x1f]{1,512}+)"
 )
-_SHOWN = (("|", _ECHO), ("|", _STORED), (">", _STORED), ("<<<", _HERE), ("<(", _SUBSTITUTED))
+_SHOWN = ((("|",), _ECHO), (("|", ">"), _STORED), (("<<<",), _HERE), (("<(",), _SUBSTITUTED))
 _OPTION = re.compile(r"[-/>]")
 _FLAG_CHARACTERS = len("-p")
 _LOGIN = re.compile(r"[\"']?[\w$.-]{1,64}/(?P<value>\S{1,256}(?=@)|[^@\s]{1,256}+\Z)")
@@ -173,8 +173,8 @@ def in_text(text: str) -> Iterator[Span]:
     yield from _values(_LITERAL, text, ("--from-literal",))
     yield from _values(_PASS, text, ("pass:",))
     yield from _values(_WIFI, text, ("wifi", "wpa"))
-    for sign, rule in _SHOWN:
-        for found in rule.finditer(text) if sign in text else ():
+    for signs, rule in _SHOWN:
+        for found in rule.finditer(text) if any(sign in text for sign in signs) else ():
             for kind in found.re.groupindex:
                 if found[kind] is not None:
                     yield from _printed(text, *found.span(kind))
@@ -230,12 +230,13 @@ def _of_words(text: str, words: Sequence[Span]) -> Iterator[Span]:
     plain = [at for at, word in enumerate(shown) if not _OPTION.match(word)]
     there, program, is_pair = set(shown), None, False
     for at, word in enumerate(shown):
-        if (known := PROGRAMS.get(word.rpartition("/")[2])) is not None:
+        name = word.rpartition("/")[2]
+        if (known := PROGRAMS.get(name)) is not None:
             program = known if not known.with_word or known.with_word & there else None
         if program is None:
             continue
         is_pair = is_pair or word in program.pairs
-        if (name := word.rpartition("/")[2]) in program.after | program.second:
+        if name in program.after | program.second:
             for each in _behind(plain, at, is_second=name in program.second):
                 yield from _told(text, *words[each])
         elif is_pair and "=" in word:

@@ -85,9 +85,12 @@ class Exchange:
     """With which the server told that the client has gone."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a request is made of
-        self, scope: Scope, door: Scope, receive: Receive, send: Send, audit: Audit, draft: context.Draft
+        self, scope: Scope, door: Scope, method: str, receive: Receive, send: Send, audit: Audit, draft: context.Draft
     ) -> None:
-        """Begins: the clock runs from here. ``door`` is what of the scope is :func:`route.well_formed`."""
+        """Begins: the clock runs from here.
+
+        ``door`` is what of the scope is :func:`route.well_formed`, ``method`` its :func:`known_method`.
+        """
         self._began_ns = time.time_ns()
         self._began = time.perf_counter_ns()
         self.scope = self._entered = scope
@@ -97,7 +100,7 @@ class Exchange:
         self.draft = draft
         # A mount changes both on its way in; the route template and the policy want the application's own.
         self._method: str = door.get("method", "GET")  # a WebSocket's handshake is a GET
-        self._known_method = known_method(door)
+        self._known_method = method
         self._headers = door.get("headers", ())
         self._root_path: str = door.get("root_path", "")
         self._path: str = door["path"]
@@ -327,9 +330,8 @@ def known_method(door: Scope) -> str:
     return policy.WEBSOCKET if door["type"] == "websocket" else policy.known_method(door.get("method", "GET"))
 
 
-def is_excluded(rules: policy.Policy, door: Scope) -> bool:
+def is_excluded(rules: policy.Policy, method: str, door: Scope) -> bool:
     """Whether a request that is not routed yet will have no record, whatever becomes of it."""
-    method = known_method(door)
     if not rules.may_exclude(method):
         return False
     path = route.within(door["path"], door.get("root_path", "")) or "/"

@@ -150,7 +150,7 @@ def _audit(config: AuditConfig, rules: policy.Policy, pipeline: Pipeline) -> Aud
     return Audit(
         rules,
         pipeline.recorder,
-        admit=pipeline.admit if config.on_full_for(config.commit) == "reject" else None,
+        admit=pipeline.admit if config.rejects else None,
         commit=pipeline.commit if by_rule or config.commit == "response" else None,
         commits_all=config.commit == "response",
         commit_seconds_max=config.commit_seconds_max,

@@ -16,10 +16,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from tron_audit_otel import context, route
 from tron_audit_otel.event import ERROR_STATUS_MIN, cause, error_type
-from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, Exchange, is_excluded, lost, unmark
+from tron_audit_otel.exchange import NO_ROOM, SCOPE_KEY, UNAVAILABLE, Exchange, is_excluded, known_method, lost, unmark
 from tron_audit_otel.held_exchange import HeldExchange
 from tron_audit_otel.http_exchange import HttpExchange
 from tron_audit_otel.messages import kind_of, status_of
+from tron_audit_otel.policy import WEBSOCKET
 from tron_audit_otel.websocket_exchange import WebSocketExchange
 
 if TYPE_CHECKING:
@@ -137,7 +138,9 @@ class AuditMiddleware:
         try:
             door = route.well_formed(scope)
             draft = context.Draft(audit.recorder, context.open_telemetry_context(), door)
-            exchange = None if is_excluded(audit.rules, door) else self._exchange(scope, door, receive, send, draft)
+            method = known_method(door)
+            excluded = is_excluded(audit.rules, method, door)
+            exchange = None if excluded else self._kind(method)(scope, door, method, receive, send, audit, draft)
             is_refused = exchange is not None and not exchange.is_admitted()
         except Exception as broken:  # noqa: BLE001 - a request is never broken by its audit
             unmark(scope)
@@ -175,11 +178,10 @@ class AuditMiddleware:
             context.leave(draft, token)
             exchange.release()
 
-    def _exchange(self, scope: Scope, door: Scope, receive: Receive, send: Send, draft: context.Draft) -> Exchange:
-        if scope["type"] == "websocket":
-            return WebSocketExchange(scope, door, receive, send, self.audit, draft)
-        kind = HttpExchange if self.audit.commit is None else HeldExchange
-        return kind(scope, door, receive, send, self.audit, draft)
+    def _kind(self, method: str) -> type[Exchange]:
+        if method == WEBSOCKET:
+            return WebSocketExchange
+        return HttpExchange if self.audit.commit is None else HeldExchange
 
     async def _pass_by(self, scope: Scope, receive: Receive, send: Send, draft: context.Draft) -> None:
         """Serves a request that has no record; what its handler records is on record all the same."""

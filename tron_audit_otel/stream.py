@@ -82,7 +82,7 @@ class Stream:
         """
         self._config = config
         self._policy = policy
-        self._rejects = config.on_full_for(config.commit) == "reject"
+        self._rejects = config.rejects
         self._committer: _Committer | None = None
         self._is_own = logger_provider is None
         self.outbox = make_outbox(self.announce) if make_outbox is not None else None

@@ -38,7 +38,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from collector import servers
 from tests.integration import faulty
 from tests.integration.faulty import Faulty
-from tests.integration.gateway import EXEC, SETTINGS, Gateway, record
+from tests.integration.gateway import EXEC, SETTINGS, Gateway, hasten, record
 from tron_audit_otel import cli, cli_queue, otlp_json
 
 if TYPE_CHECKING:
@@ -380,7 +380,7 @@ def tron_audit(scene: Scene, *arguments: str) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setenv("XDG_STATE_HOME", scene.operator["XDG_STATE_HOME"])
-        patch.setattr(cli_queue, "LOOK_SECONDS", cli_queue.LOOK_SECONDS / 10)
+        hasten(patch, (cli_queue, "LOOK_SECONDS"))
         code = cli.main(list(arguments), scene.operator)
     return code, out.getvalue(), err.getvalue()
 

@@ -18,7 +18,8 @@ import pytest
 
 from collector import launch, opensearch, servers
 from tests import hostile, siem_records
-from tests.integration.gateway import BEGIN_NS, Gateway, encoded, records_of, uncollected, with_file_exporter
+from tests.garbage import uncollected
+from tests.integration.gateway import BEGIN_NS, Gateway, encoded, records_of, with_file_exporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

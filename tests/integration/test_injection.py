@@ -26,9 +26,10 @@ import uvicorn
 import tron_audit_otel as audit
 from collector import servers
 from tests import golden, hostile, injection
+from tests.garbage import uncollected
 from tests.injection import PLAIN, Ask
 from tests.injection_oracle import problems
-from tests.integration.gateway import Gateway, eventually, plain, uncollected, with_file_exporter
+from tests.integration.gateway import Gateway, eventually, plain, with_file_exporter
 from tests.integration.test_collector_siems import leaves
 from tests.integration.test_elasticsearch import bulks
 

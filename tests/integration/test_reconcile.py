@@ -13,7 +13,7 @@ import pytest
 from collector import launch
 from collector.opensearch import OpenSearch, opensearch
 from tests.integration.faulty import Faulty, status
-from tests.integration.gateway import EXEC, Gateway, eventually, hasty, record, settings_of
+from tests.integration.gateway import EXEC, Gateway, eventually, hasten, hasty, record, settings_of
 from tests.test_search import HOSTILE
 from tron_audit_otel import cli, cli_queue, cli_replay, collector_metrics, reconcile
 from tron_audit_otel.archive import Span
@@ -103,9 +103,7 @@ def reconciled(
 ) -> Any:
     """Runs the command; gives its exit code and what `--json` prints."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    # As hasty as the Collector here is.
-    for module, name in ((cli_queue, "LOOK_SECONDS"), (cli_replay, "SETTLE_SECONDS"), (reconcile, "LOOK_SECONDS")):
-        monkeypatch.setattr(module, name, getattr(module, name) / 10)
+    hasten(monkeypatch, (cli_queue, "LOOK_SECONDS"), (cli_replay, "SETTLE_SECONDS"), (reconcile, "LOOK_SECONDS"))
 
     def run(siem: str, *options: str) -> tuple[int, dict[str, Any]]:
         environ = {

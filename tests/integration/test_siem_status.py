@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.integration.faulty import Faulty, passing, reset, status
-from tests.integration.gateway import EXEC, Gateway, eventually, hasty, record
+from tests.integration.gateway import EXEC, Gateway, eventually, hasten, hasty, record
 from tron_audit_otel import cli, cli_queue, cli_siems
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ class Operator:
 @pytest.fixture
 def operator(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    # As hasty as the Collector here is.
-    for module, name in ((cli_queue, "LOOK_SECONDS"), (cli_siems, "SETTLE_SECONDS")):
-        monkeypatch.setattr(module, name, getattr(module, name) / 10)
+    hasten(monkeypatch, (cli_queue, "LOOK_SECONDS"), (cli_siems, "SETTLE_SECONDS"))
     return Operator(capsys)
 
 
