@@ -179,14 +179,19 @@ def test_a_step_that_fails_shows_the_end_of_its_output_and_where_the_log_is(
 def test_a_step_that_hangs_is_ended_and_reports_that_it_lives_meanwhile(
     tmp_path: Path, environ: dict[str, str], lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "STEP_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(build, "STEP_SECONDS_MAX", 60)
     monkeypatch.setattr(build, "HEARTBEAT_SECONDS", 0.1)
-    script(tmp_path / "bin" / "go", f"{GO_VERSION}echo crypto/tls\nexec {SLEEP} 60")
+    script(tmp_path / "bin" / "go", f"{GO_VERSION}echo crypto/tls\nexec {SLEEP} 300")
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.endswith("s  crypto/tls"):  # a busy machine may take long to come so far
+            monkeypatch.setattr(build, "STEP_SECONDS_MAX", 0.1)
+
     began = time.monotonic()
-    with pytest.raises(build.BuildError, match=r"took more than 0\.5 s"):
-        build.victorialogs(lines.append, environ)
-    assert time.monotonic() - began < 10
-    assert any(line.endswith("s  crypto/tls") for line in lines)
+    with pytest.raises(build.BuildError, match=r"took more than 0\.1 s"):
+        build.victorialogs(say, environ)
+    assert time.monotonic() - began < 60, "it is waited for"
 
 
 def go_that_writes(tmp_path: Path) -> Path:

@@ -8,6 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,13 +40,37 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def journal(capsys: pytest.CaptureFixture[str], root: Path) -> Callable[..., Told]:
+def journal(capsys: pytest.CaptureFixture[str], root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
+    # A busy machine may stop a thread for seconds, in the midst of taking over or of the end.
+    monkeypatch.setattr(cli_ship, "OTHERS_SECONDS", 60)
+    patient = {"AUDIT_LOG_SHUTDOWN_SECONDS_MAX": "60"}
+
     def told(*arguments: str, url: str | None = None, **environ: str) -> Told:
         if url is not None:
             environ["OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"] = url
-        return run(capsys, ["journal", *arguments], root, **environ)
+        return run(capsys, ["journal", *arguments], root, **{**patient, **environ})
 
     return told
+
+
+@pytest.fixture
+def is_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Fakes the time: it is over for `ship` once its progress says that, and not before, on a busy machine too."""
+
+    def when(said: str) -> None:
+        show, ahead_s = cli_text.Progress.show, 0
+
+        def shown(self: cli_text.Progress, text: str) -> None:
+            nonlocal ahead_s
+            show(self, text)
+            if said in text:
+                ahead_s = 3600
+
+        monkeypatch.setattr(cli_text.Progress, "show", shown)
+        monkeypatch.setattr(cli_text, "PROGRESS_SECONDS", 0)
+        monkeypatch.setattr(cli_ship, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead_s))
+
+    return when
 
 
 @pytest.fixture
@@ -160,9 +187,12 @@ def test_a_journal_of_a_process_that_lives_is_left_alone(journal: Callable[..., 
     assert collector.proxy.seen == []
 
 
-def test_a_dead_collector_loses_nothing_and_the_next_time_takes_all(journal: Callable[..., Told], root: Path) -> None:
+def test_a_dead_collector_loses_nothing_and_the_next_time_takes_all(
+    journal: Callable[..., Told], root: Path, is_over: Callable[[str], None]
+) -> None:
     leave(root, OURS)
-    code, out, err = journal("ship", "--seconds", "1")
+    is_over("0 of 3 records delivered; retrying: Connection refused")
+    code, out, err = journal("ship", "--seconds", "60")
     assert code == 1
     assert out.startswith("Delivered: 0 of 3 records, in ")
     assert ", 3 of them about this command, because retrying: Connection refused. The next process" in out
@@ -176,15 +206,22 @@ def test_a_dead_collector_loses_nothing_and_the_next_time_takes_all(journal: Cal
     assert inspect(root) == []
 
 
-def test_a_time_that_is_over_is_said(journal: Callable[..., Told], root: Path) -> None:
+def test_a_time_that_is_over_is_said(journal: Callable[..., Told], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(root, OURS)
+    ending = threading.Event()
+    shutdown = Pipeline.shutdown
 
-    def slow(call: Call) -> Reply:
-        call.proxy.closed.wait(3)
-        return Reply(200, faulty.PROTOBUF)
+    def end(self: Pipeline) -> bool:
+        ending.set()
+        return shutdown(self)
 
+    def slow(_: Call) -> Reply:
+        ending.wait(60)
+        return Reply(503)
+
+    monkeypatch.setattr(Pipeline, "shutdown", end)
     with receiver(slow) as collector:
-        code, out, _ = journal("ship", "--seconds", "0.5", url=collector.url, AUDIT_LOG_SHUTDOWN_SECONDS_MAX="0.5")
+        code, out, _ = journal("ship", "--seconds", "0.5", url=collector.url)
     assert code == 1
     assert "because the time was over. The next process goes on with them.\n" in out
 
@@ -227,8 +264,9 @@ def test_a_journal_that_was_moved_is_shipped_from_there(journal: Callable[..., T
 def test_a_signal_ends_it_in_order(number: signal.Signals, journal: Callable[..., Told], root: Path) -> None:
     leave(root, OURS)
 
-    def interrupt(_: Call) -> Reply:
-        os.kill(os.getpid(), number)
+    def interrupt(call: Call) -> Reply:
+        if not call.proxy.seen:  # once: nobody waits for a second one
+            os.kill(os.getpid(), number)
         return Reply(503)
 
     before = signal.getsignal(number)
@@ -245,6 +283,7 @@ def test_ctrl_c_in_a_terminal_leaves_no_traceback_and_every_record(root: Path) -
     environ = {
         "AUDIT_LOG_JOURNAL_DIR": str(root),
         "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://127.0.0.1:1/v1/logs",
+        "AUDIT_LOG_SHUTDOWN_SECONDS_MAX": "60",
         "PATH": os.environ["PATH"],
     }
     command = [sys.executable, "-m", "tron_audit_otel.cli", "journal", "ship"]
@@ -297,10 +336,14 @@ def test_nothing_is_done_while_a_journal_is_not_taken_over_yet(root: Path) -> No
     held.close()
 
 
-def test_a_full_disk_is_said_and_loses_nothing(journal: Callable[..., Told], root: Path) -> None:
+def test_a_full_disk_is_said_and_loses_nothing(
+    journal: Callable[..., Told], root: Path, is_over: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     leave(root, OURS)
+    is_over("no record of this command can be written: disk_full")
+    monkeypatch.setattr("tron_audit_otel.stream.LAST_SECONDS", 60)  # the deadline of the end is over by then
     with small_files(10):
-        code, out, _ = journal("ship", "--seconds", "0.5")
+        code, out, _ = journal("ship", "--seconds", "60", AUDIT_LOG_SHUTDOWN_SECONDS_MAX="0.5")
     assert code == 1
     assert "Left: 3 records because no record of this command can be written: disk_full. " in out
     assert sum(state.records for state in inspect(root)) == 3
@@ -333,7 +376,8 @@ def test_progress_stays_on_one_line_of_a_terminal() -> None:
     assert out.decode() == expected
 
 
-def test_progress_elsewhere_is_a_line_once_in_a_while() -> None:
+def test_progress_elsewhere_is_a_line_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_text, "PROGRESS_SECONDS", 60)
     stream = io.StringIO()
     progress = cli_text.Progress(stream)
     for number in range(3):

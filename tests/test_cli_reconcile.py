@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     Told = tuple[int, str, str]
 
-NOW_NS = time.time_ns()
 METRICS = """\
 # TYPE otelcol_process_uptime counter
 otelcol_process_uptime 100
@@ -89,7 +88,7 @@ def archived(tmp_path: Path) -> Callable[..., None]:
     def write(*ids: str, actor: str = "alice", hours: int = 1) -> None:
         directory = tmp_path / "data" / "archive"
         directory.mkdir(parents=True, exist_ok=True)
-        at = str(NOW_NS - hours * 3600 * 10**9)
+        at = str(time.time_ns() - hours * 3600 * 10**9)
         attributes = {"audit.actor.id": actor, "audit.action": "DELETE"}
         made = [{**record({**attributes, "audit.record.id": each}), "timeUnixNano": at} for each in ids]
         with (directory / "audit.jsonl").open("ab") as file:
@@ -206,7 +205,7 @@ def test_what_happened_before_the_span_and_came_within_is_not_overlooked(
     assert (code, json.loads(out)["missing_ids"]) == (0, ["late"])
     assert set(datadog.stored) == {"a", "late"}
     asked_from = min(int(json.loads(body)["filter"]["from"]) for _, _, body in datadog.asked)
-    assert asked_from <= NOW_NS // 10**6 - 50 * 3600 * 1000, "the SIEM has it at the time at which it happened"
+    assert asked_from <= time.time_ns() // 10**6 - 50 * 3600 * 1000, "the SIEM has it at the time at which it happened"
 
 
 class TestWhatStatusHoldsAgainstIt:

@@ -246,7 +246,7 @@ def pipeline(root: Path) -> Iterator[Pipeline]:
     # The command runs in the same process here, and would show its log as its own.
     logging.disable(logging.WARNING)
     config = AuditConfig(
-        enabled=True, journal_dir=root, otlp_endpoint=ENDPOINT, service_name="api", shutdown_seconds_max=0.5
+        enabled=True, journal_dir=root, otlp_endpoint=ENDPOINT, service_name="api", shutdown_seconds_max=60
     )
     pipeline = Pipeline(config)
     yield pipeline
@@ -256,7 +256,7 @@ def pipeline(root: Path) -> Iterator[Pipeline]:
 
 def until(found: Callable[[], tuple[int, Any]], is_so: Callable[[list[Any]], bool]) -> tuple[int, Any]:
     """Asks until the processes' notes say so; they come once a second."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_so((answer := found())[1].get("processes", [])):
         assert time.monotonic() < deadline, answer
         time.sleep(0.1)
@@ -267,7 +267,13 @@ def test_what_a_process_notes_is_what_is_read(
     pipeline: Pipeline, status: Callable[..., Told], found: Callable[[], tuple[int, Any]]
 ) -> None:
     pipeline.emit(event())
-    code, answer = until(found, lambda processes: any(each["note"] and each["note"]["reason"] for each in processes))
+    code, answer = until(
+        found,
+        lambda processes: any(
+            each["note"] and each["note"]["reason"] and each["records"] == each["note"]["emitted"] > 1
+            for each in processes
+        ),
+    )
     [process] = answer["processes"]
     assert (code, answer["ok"], process["standing"], process["pid"]) == (0, True, "alive", os.getpid())
     assert process["records"] == process["note"]["emitted"] == process["note"]["pending"] == 2, "START, and ours"
@@ -354,10 +360,11 @@ def test_all_that_a_process_says_is_told(live: DiskJournal, status: Callable[...
     live.note(note(**counts, **dropped, adopted=adopted, noted_at=time.time() - 30, service=None))
     out = status()[1]
     assert "\nprocess 4211: alive, idle\n" in out
-    assert (
-        "  30 s ago: emitted 12,348 = 12,300 delivered + 45 waiting (3 in memory) + 2 dead letters + 1 lost "
-        "(disk_full 1)\n"
-    ) in out
+    assert re.search(
+        r"  [345]\d s ago: emitted 12,348 = 12,300 delivered \+ 45 waiting \(3 in memory\) \+ 2 dead letters \+ 1 lost "
+        r"\(disk_full 1\)\n",
+        out,
+    )
     assert "  of processes that are gone: 1,300 = 1,299 delivered + 1 waiting + 0 dead letters + 0 lost\n" in out
     assert "503, since their records could not have been written: 9 requests\n" in out
     assert "  blocked: disk_full\n" in out
