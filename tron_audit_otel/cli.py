@@ -24,6 +24,7 @@ from tron_audit_otel import (
 from tron_audit_otel.cli_text import EXIT_CONFIG, EXIT_OK, Answer, Parser, Progress, lines, logged
 from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.errors import AuditError
+from tron_audit_otel.policy import Match
 from tron_audit_otel.redact import MASK
 from tron_audit_otel.settings import environment, variables
 from tron_audit_otel.stream import DISTRIBUTION
@@ -235,6 +236,7 @@ def _check(environ: Mapping[str, str]) -> Answer:
         journal_dir.foresee(config.journal_path)
     settings = _settings(config, environ) | {"AUDIT_LOG_ENABLED": enabled}
     names = [rule.name for rule in rules.rules]
+    blanket = [rule for rule in rules.rules if rule.level == "none" and rule.match == Match()]
     data: dict[str, object] = {"ok": True, "enabled": enabled, "settings": settings, "rules": [*names]}
     width = max(map(len, settings))
     where = config.journal_path if config.journal == "disk" else "memory"
@@ -246,7 +248,9 @@ def _check(environ: Mapping[str, str]) -> Answer:
         names.append(f"{'then' if names else 'only'} the default rules")
     route = f"Records go to {where}, and from there to {config.endpoint}"
     end = route if enabled else "Audit is off: AUDIT_LOG_ENABLED is not true."
-    return Answer(EXIT_OK, data, [*told, "", f"Policy: {', '.join(names)}", end])
+    policy = [f"Policy: {', '.join(names)}"]
+    policy += [f"Rule {rule.name!r} leaves out every request, and no rule behind it is asked." for rule in blanket]
+    return Answer(EXIT_OK, data, [*told, "", *policy, end])
 
 
 def _settings(config: AuditConfig, environ: Mapping[str, str]) -> dict[str, object]:
