@@ -273,7 +273,7 @@ def _place(sort: str, put: Callable[[Ask, str, bytes], Ask], *own: str) -> Place
 PLACES: Mapping[str, Place] = {
     **_ends("item", "audit.resource", "audit.target.id"),
     **_ends("nowhere", "audit.resource"),
-    **_ends("mounted", "audit.resource", "http.route"),
+    **_ends("mounted", "audit.resource"),
     **_ends("websocket", "audit.resource", "audit.target.id"),
     "query": _place("item", _raw("query")),
     "body": _place("item", _raw("body")),

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from tests.injection import PATHS
 from tron_audit_otel import redact
@@ -111,16 +111,6 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Mounted:
-    """The template of a route within a mount: the mount's own part is the client's."""
-
-    mount: Encoded
-
-    def holds(self, found: Any) -> bool:
-        return str(found).endswith("/things/{thing}") and self.mount.holds(found.removesuffix("/things/{thing}"))
-
-
-@dataclass(frozen=True)
 class Kind:
     """A value of a type."""
 
@@ -133,6 +123,9 @@ class Kind:
 class _Uuid:
     def holds(self, found: Any) -> bool:
         return isinstance(found, str) and _UUID.fullmatch(found) is not None
+
+
+BLANK = re.compile("[ \u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
 
 
 def is_shown(sent: str, shown: str, *, whole: bool = True) -> bool:
@@ -183,7 +176,7 @@ def sentence(found: Mapping[str, Any], part_max: int | None = None) -> str:
     def part(name: str) -> str:
         text = str(found.get(name, ""))
         text = text if part_max is None else redact.clipped(text, part_max)
-        return text if name == "error.type" else text.replace(" ", "%20")
+        return text if name == "error.type" else BLANK.sub(lambda blank: quote(blank[0]), text)
 
     actor = part("audit.actor.id") or found["audit.actor.type"]
     if claimed := found.get("audit.actor.claimed"):
@@ -312,10 +305,8 @@ def _http(ask: Ask, client: str) -> dict[str, Any]:
         found |= {"http.request.method": "GET", "audit.websocket.close_code": ask.close_code}
     elif ask.method not in HTTP_METHODS:
         found["http.request.method_original"] = Line(ask.method)
-    parameter = {"item": "{item}", "websocket": "{room}"}.get(ask.kind, "")
-    if ask.kind == "mounted":
-        found["http.route"] = Mounted(Encoded(ask.path.removesuffix("/things/7").encode()))
-    elif ask.kind == "exec":
+    parameter = {"item": "{item}", "websocket": "{room}", "mounted": "{tenant}/things/{thing}"}.get(ask.kind, "")
+    if ask.kind == "exec":
         found["http.route"] = "/api/v1/pods/{pod}/exec"
     elif ask.kind != "nowhere":
         found["http.route"] = PATHS[ask.kind] + parameter

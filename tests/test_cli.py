@@ -99,7 +99,9 @@ def test_check_prints_what_is_in_force(
     journal = shown["AUDIT_LOG_JOURNAL_DIR"].removesuffix("  (default)")
     assert journal.endswith("tron-audit-otel/default")
     assert end == (
-        f"Policy: login, probe, then the default rules\nRecords go to {journal}, and from there to http://c:1/v1/logs\n"
+        "Policy: login, probe, then the default rules\n"
+        "Rule 'probe' leaves out every request that no rule before it matches.\n"
+        f"Records go to {journal}, and from there to http://c:1/v1/logs\n"
     )
 
 

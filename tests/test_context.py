@@ -269,6 +269,26 @@ def test_set_actor_outranks_the_original_way() -> None:
     assert last_record(handler)["audit.actor.id"] == "from-call"
 
 
+@pytest.mark.parametrize("is_left_out", [False, True], ids=["recorded", "left-out"])
+def test_an_actor_of_the_original_way_acts_in_every_record_of_the_request(is_left_out: bool) -> None:
+    app = FastAPI()
+
+    def sign_in(request: Request) -> None:
+        request.state.audit_actor = "alice@example.com"
+
+    @app.get("/health" if is_left_out else "/backups", dependencies=[Depends(sign_in)])
+    def effects(later: BackgroundTasks) -> None:
+        audit.record(action="DELETE", resource="backups/42")
+        for command in ("first", "second"):
+            with audit.execution(command=[command]):
+                pass
+        later.add_task(audit.record, action="DELETE", resource="backups/43")
+
+    with capture(app) as seen:
+        TestClient(app).get("/health" if is_left_out else "/backups")
+    assert [record.get("audit.actor.id") for record in seen.records] == ["alice@example.com"] * 4
+
+
 def test_a_claimed_name_is_kept_apart_from_the_actor() -> None:
     async def login() -> None:
         audit.claim_actor("mallory@example.com")

@@ -14,16 +14,19 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse,
 from fastapi.testclient import TestClient
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
+from starlette.routing import Mount, Route, Router
+from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocketDisconnect
 
 from tests.asgi import Peer, drive, http_scope, websocket_scope
 from tests.garbage import uncollected
 from tron_audit_otel import stats as counts
+from tron_audit_otel.config import AuditConfig
 from tron_audit_otel.testing import Captured, capture
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from starlette.middleware.base import RequestResponseEndpoint
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -445,7 +448,103 @@ def test_a_mounts_parameter_cannot_forge_the_route() -> None:
         "tenants/%7Bsecret%7D/secrets/9",
         "tenants/a%0Ab%1B/secrets/9",
     ]
-    assert audit.last["http.route"] == "/tenants/a%0Ab%1B/secrets/{secret}"
+    assert {record["http.route"] for record in audit.records} == {"/tenants/{tenant}/secrets/{secret}"}
+
+
+@pytest.mark.parametrize("more", ["", ", status: 200"], ids=["at-once", "at-the-end"])
+@pytest.mark.parametrize("dots", ["..", "./..", "x/../..", "x/./../.."])
+def test_no_path_leads_out_of_what_a_rule_leaves_out(tmp_path: Path, dots: str, more: str) -> None:
+    """StaticFiles resolves what a client of ours for tests would have resolved by itself."""
+    (tmp_path / "assets/x").mkdir(parents=True)
+    (tmp_path / "report.txt").write_text("private")
+    file = tmp_path / "policy.yaml"
+    file.write_text(f"rules: [{{name: assets, match: {{path: /assets/**{more}}}, level: none}}]")
+    app, peer = FastAPI(), Peer()
+    app.mount("/", StaticFiles(directory=tmp_path))
+    with capture(app, AuditConfig(enabled=True, policy_file=file)) as audit:
+        asyncio.run(drive(app, http_scope(path=f"/assets/{dots}/report.txt"), peer))
+        assert audit.last["url.path"] == f"/assets/{dots}/report.txt"
+    assert peer.sent[1]["body"] == b"private"
+
+
+TOKENS = ("ghp_aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dE3fG5", "ghp_zB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dE3fG7")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(f"/hooks/{TOKENS[0]}/read", id="in-a-mount"),
+        pytest.param(f"/hooks/{TOKENS[0]}/unknown/read", id="in-a-mount-of-its-own-kind"),
+        pytest.param(f"/a/{'x' * 1024}/b/{TOKENS[0]}", id="behind-what-is-cut"),
+        pytest.param(f"/a/{'!' * 400}/b/{TOKENS[0]}", id="behind-what-is-cut-in-the-name"),
+        pytest.param(f"/a/{TOKENS[0]}/b/%67{TOKENS[1][1:]}", id="encoded-behind-one-that-is-not"),
+        pytest.param(f"/a/{'x' * 990}/b/{TOKENS[0]}", id="where-it-is-cut"),
+    ],
+)
+def test_a_token_in_a_path_is_in_no_attribute(path: str) -> None:
+    app, inner = FastAPI(), FastAPI()
+    inner.get("/read")(lambda: None)
+    inner.mount("/unknown", EveryonesMount(inner, "/as-well"))
+    app.mount("/hooks/{secret}", inner)
+    app.get("/a/{x}/b/{y}")(lambda: None)
+    with capture(app) as audit:
+        assert TestClient(app).get(path).status_code == 200
+        for name, value in audit.last.items():
+            assert not [token for token in TOKENS if token[4:12] in str(value)], name
+
+
+def test_no_tenant_has_a_name_that_a_rule_leaves_out(tmp_path: Path) -> None:
+    app, inner = FastAPI(), FastAPI()
+    inner.delete("/instances/{instance}")(lambda: None)
+    app.mount("/{tenant}", inner)
+    file = tmp_path / "policy.yaml"
+    file.write_text("rules: [{name: assets, match: {route: /static/**}, level: none}]")
+    with capture(app, AuditConfig(enabled=True, policy_file=file)) as audit:
+        for tenant in ("acme", "static", "v1", "api"):
+            assert TestClient(app).delete(f"/{tenant}/instances/5").status_code == 200
+            assert audit.last["audit.resource"] == f"{tenant}/instances/5"
+    assert len(audit.records) == 4
+
+
+def test_a_route_has_the_templates_of_all_its_mounts() -> None:
+    app, middle, inner = FastAPI(), FastAPI(), FastAPI()
+    for each in (app, middle, inner):
+        each.get("/read")(lambda: None)
+    middle.mount("/{kind}", inner)
+    app.host("{host}.example.com", Router([Mount("/of-a-host/{a}", inner)]))
+    app.mount("/tenants/{tenant}/special", inner)
+    app.mount("/tenants/{tenant}", middle)
+    app.mount("/files/{where:path}/in", inner)
+    app.mount("/plain", EveryonesMount(inner, "/x y"))
+    app.mount("", middle)
+    asked = {
+        "/read": "/read",
+        "/tenants/a/read": "/tenants/{tenant}/read",
+        "/tenants/a/b/read": "/tenants/{tenant}/{kind}/read",
+        "/tenants/a/special/read": "/tenants/{tenant}/special/read",
+        "/files/a/in/b/in/read": "/files/{where}/in/read",
+        "/plain/read": "/plain/x%20y/read",
+        "/a/read": "/{kind}/read",
+    }
+    with capture(app) as audit:
+        for path, route in asked.items():
+            assert TestClient(app).get(path).status_code == 200
+            assert (path, audit.last["http.route"]) == (path, route)
+        assert TestClient(app, "http://a.example.com").get("/of-a-host/b/read").status_code == 200
+        assert audit.last["http.route"] == "/of-a-host/{a}/read"
+
+
+class EveryonesMount:
+    """Mounts an application as Starlette does, in a way that only it knows."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self.app, self.root_path = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(scope["root_path"])
+        root_path = scope["root_path"] + self.root_path
+        scope.update({"root_path": root_path, "path": root_path + path})
+        await self.app(scope, receive, send)
 
 
 def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from opentelemetry._logs import SeverityNumber
@@ -249,6 +250,13 @@ FORGED = "6.6.6.6: success (204) bob DELETE users/1 from 10.0.0.9"
 )
 def test_no_part_of_a_sentence_can_say_one_of_its_own(event: AuditEvent) -> None:
     assert sentence(event).count(" ") == sentence(REQUEST).count(" ")
+
+
+@pytest.mark.parametrize("blank", "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+def test_what_looks_like_a_space_is_none(blank: str) -> None:
+    said = sentence(REQUEST._replace(resource=Resource(f"files/x{blank}from{blank}6.6.6.6:")))
+    assert blank not in said
+    assert f"x{quote(blank)}from{quote(blank)}6.6.6.6:" in said
 
 
 def test_a_sentence_is_short_and_its_end_stands_whatever_is_long() -> None:

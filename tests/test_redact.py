@@ -393,7 +393,13 @@ def test_a_rule_that_breaks_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch) -
         pytest.param("Authorization", "Bearer abc", "Bearer [masked]", id="scheme"),
         pytest.param("authorization", "abc", "[masked]", id="no-scheme"),
         pytest.param("Cookie", "a=b; c=d", "a=[masked]; c=[masked]", id="cookies"),
+        pytest.param("Cookie", "a=b SECRET; c=d", "a=[masked]; c=[masked]", id="cookie-with-a-space"),
+        pytest.param("Cookie", 'a={"id":"SECRET"}', "a=[masked]", id="cookie-with-quotes"),
+        pytest.param("Cookie", r"a=it's\SECRET", "a=[masked]", id="cookie-with-a-backslash"),
+        pytest.param("Cookie", "a=1; SECRET", "a=[masked]; [masked]", id="cookie-without-a-name"),
+        pytest.param("Cookie", "=SECRET; b=1", "[masked]; b=[masked]", id="cookie-of-an-empty-name"),
         pytest.param("Set-Cookie", "a=b; Path=/; Secure", "a=[masked]; Path=/; Secure", id="set-cookie"),
+        pytest.param("Set-Cookie", "a=b c; x", "a=[masked]; [masked]", id="set-cookie-with-what-is-no-attribute"),
         pytest.param("X-Api-Key", "abc\n", "[masked]\\n", id="line-break"),
         pytest.param("X-Request-Id", "a\nb", r"a\nb", id="other"),
         pytest.param("Referer", "/x?access_token=abcdef&a=1", "/x?access_token=[masked]&a=1", id="query"),
@@ -418,9 +424,24 @@ def test_a_flood_of_values_is_cut_visibly() -> None:
     assert NO_KEY.header("x", map(str, count())) == (*"0123456", "\u2026")
 
 
-@pytest.mark.parametrize("kind", sorted(TOKENS.keys() - {"telegram", "azure-client-secret", "mailchimp", "terraform"}))
+WITH_A_PREFIX = TOKENS.keys() - {"telegram", "azure-client-secret", "mailchimp", "terraform"}
+
+
+@pytest.mark.parametrize("kind", sorted(WITH_A_PREFIX))
 def test_a_token_of_a_vendor_is_masked_in_a_path(kind: str) -> None:
     assert NO_KEY.tokens(f"/api/v1/x/{TOKENS[kind](Maker(7))}/y") == "/api/v1/x/[masked]/y"
+
+
+@pytest.mark.parametrize("kind", sorted(WITH_A_PREFIX - {"twilio", "sendgrid", "postman"}))
+@pytest.mark.parametrize("is_raw", [False, True], ids=["line", "raw"])
+def test_of_a_token_that_the_end_cuts_no_more_than_its_prefix_is_left(kind: str, is_raw: bool) -> None:
+    token = TOKENS[kind](Maker(7))
+    for length in range(redact.LINE_CHARACTERS_MAX - len(token), redact.LINE_CHARACTERS_MAX - 4):
+        whole = f"{'x' * length}/{token}/{'y' * 300}"
+        shown = redact.line(NO_KEY.tokens(whole[: redact.KEPT_MAX] if is_raw else redact.line(whole)))
+        assert token[: len("AGE-SECRET-KEY-1")] not in shown
+        assert shown.endswith(redact.CUT)
+        assert len(shown) <= redact.LINE_CHARACTERS_MAX
 
 
 def test_what_holds_no_token_is_given_back_as_it_is() -> None:

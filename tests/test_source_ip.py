@@ -372,6 +372,13 @@ def test_what_is_kept_of_a_long_host_is_bounded() -> None:
     assert first is second
 
 
+def test_a_host_from_a_header_is_found_there_however_long() -> None:
+    name = "x" * 1_500
+    for entry in (name, f"[{name}]"):
+        source = find(NO_PROXIES, (name, 99), [(XFF, f"{entry}:99".encode())])
+        assert (source.peer, source.rule, source.suspect) == (None, "server", True)
+
+
 def test_equal_settings_make_equal_proxies() -> None:
     config = AuditConfig.from_env(
         {"AUDIT_LOG_ENABLED": "true", "AUDIT_LOG_TRUSTED_PROXIES": "10.0.0.0/9,10.128.0.0/9,unix"}

@@ -249,7 +249,7 @@ def _check(environ: Mapping[str, str]) -> Answer:
     route = f"Records go to {where}, and from there to {config.endpoint}"
     end = route if enabled else "Audit is off: AUDIT_LOG_ENABLED is not true."
     policy = [f"Policy: {', '.join(names)}"]
-    policy += [f"Rule {rule.name!r} leaves out every request, and no rule behind it is asked." for rule in blanket]
+    policy += [f"Rule {rule.name!r} leaves out every request that no rule before it matches." for rule in blanket]
     return Answer(EXIT_OK, data, [*told, "", *policy, end])
 
 

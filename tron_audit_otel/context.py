@@ -11,7 +11,7 @@ import logging
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, get_current_span, set_span_in_context
@@ -72,6 +72,8 @@ class Draft:
     run: Run | None = None
     closed = False
     """Its record is written, or it has none: what is said from now on needs one of its own."""
+    scope: object = None
+    """In whose state the original pull request's authentication names the actor."""
     left = False
     """The application has returned: who still runs, such as a worker task, may act for anybody."""
 
@@ -82,6 +84,12 @@ class Draft:
         # As they are now: a middleware may put others in their place.
         self.client: object = _bounded(scope.get("client"))
         self.claim = recorder.proxies.claim(scope.get("headers", ()), self.client)
+
+    def who(self) -> Actor | None:
+        """Gives the actor, as far as the application has said so by now."""
+        if self.actor is None and (name := stated(self.scope, "audit_actor")) is not None and redact.text(name):
+            return make_actor(name)
+        return self.actor
 
     @property
     def source(self) -> Source:
@@ -99,6 +107,15 @@ def _bounded(client: object) -> object:
     return (host[: redact.KEPT_MAX], *client[1:2])
 
 
+def stated(scope: Any, name: str) -> object:  # noqa: ANN401 - as said
+    """Gives what an application has set on ``request.state``; a middleware may have put any object there."""
+    try:
+        state = scope.get("state")
+        return state.get(name) if isinstance(state, dict) else getattr(state, name, None)
+    except Exception:  # noqa: BLE001 - as said
+        return None
+
+
 _draft: ContextVar[Draft | None] = ContextVar("tron_audit_otel_draft", default=None)
 _recorders: list[Recorder] = []
 
@@ -110,7 +127,7 @@ def enter(draft: Draft) -> Token[Draft | None]:
 
 def leave(draft: Draft, token: Token[Draft | None]) -> None:
     """Ends what :func:`enter` began."""
-    draft.left = True
+    draft.left, draft.scope = True, None
     try:
         _draft.reset(token)
     except ValueError:  # a coroutine that is closed from outside ends in the context of whoever closes it
@@ -324,7 +341,7 @@ def _emit(  # noqa: PLR0913 - one call for the records that no request makes
     draft = _draft.get()
     within = draft if draft is not None and not draft.left else None
     if actor is None:
-        actor = (within.actor or ANONYMOUS) if within else Actor(type=ActorType.SYSTEM)
+        actor = (within.who() or ANONYMOUS) if within else Actor(type=ActorType.SYSTEM)
     recorder.emit(
         AuditEvent(
             record_id=record_id(),

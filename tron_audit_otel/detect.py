@@ -12,7 +12,7 @@ from tron_audit_otel.detect_commands import in_arguments, in_text
 from tron_audit_otel.detect_headers import is_secret, secret_parts
 from tron_audit_otel.detect_labels import ARGUMENT, labelled, names
 from tron_audit_otel.detect_tables import columns, tables
-from tron_audit_otel.detect_tokens import forms, tokens
+from tron_audit_otel.detect_tokens import cut_tokens, forms, tokens
 from tron_audit_otel.detect_urls import credentials, phrases, urls
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ def secrets_of_header(name: str, value: str) -> list[Span]:
 def secret_tokens(text: str) -> list[Span]:
     """Finds only what vendors issue with a prefix of their own, and JSON Web Tokens."""
     return _joined(tokens(text))
+
+
+def secret_tokens_of_head(text: str) -> list[Span]:
+    """Finds them in a text that is cut at its end, which may have been within one of them."""
+    return _joined([*tokens(text), *cut_tokens(text)])
 
 
 def _of_text(text: str, *, of_shell: bool) -> Iterator[Span]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tron_audit_otel.detect_values import SCHEME, cookies, words
+from tron_audit_otel.detect_values import COOKIE_ATTRIBUTES, SCHEME, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,8 @@ _NO_SECRET = words(
 )
 """Public by their purpose. The client draws the first two at random: one to be found again by, one against caches."""
 _PART = re.compile(r"[^-_.]+")
+_COOKIE_NAME = re.compile(r"[ \t]*+[^=,\s\"']{1,256}+[ \t]?=[ \t]?")
+_COOKIE_FLAGS = words("secure httponly partitioned")
 
 
 def is_secret(name: str) -> bool:
@@ -42,10 +44,22 @@ def secret_parts(name: str, value: str) -> Iterator[Span]:
     """Finds what is secret in a value of a secret header: all but a known scheme, or the cookies' names."""
     lower = name.lower()
     if "cookie" in lower:
-        yield from cookies(value, 0, len(value), is_set="set-cookie" in lower)
+        yield from _cookies(value, is_set="set-cookie" in lower)
         return
     scheme = SCHEME.match(value)
     start = scheme.end() if scheme is not None else len(value) - len(value.lstrip())
     end = len(value.rstrip())
     if start < end:
         yield start, end
+
+
+def _cookies(value: str, *, is_set: bool) -> Iterator[Span]:
+    """Finds all but the cookies' names, whatever a value holds; of Set-Cookie, all but the attributes as well."""
+    start = 0
+    for at, part in enumerate(value.split(";")):
+        end, name = start + len(part), _COOKIE_NAME.match(part)
+        told = part.partition("=")[0].strip().lower()
+        if not (at and is_set and told in (COOKIE_ATTRIBUTES if name is not None else _COOKIE_FLAGS)):
+            first = start + (len(part) - len(part.lstrip()) if name is None else name.end())
+            yield first, start + len(part.rstrip())
+        start = end + 1

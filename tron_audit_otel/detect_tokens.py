@@ -80,6 +80,9 @@ _FORMS = (
 )
 _FORM = tuple((hint, re.compile(form, re.ASCII)) for hint, form in _FORMS)
 
+_MORE = ("0" * 64, "." + "0" * 64)
+"""Completes nearly all of them."""
+
 _LONG = re.compile(r"[\w.-]{13}", re.ASCII)
 """None of them is shorter; most paths have no such word."""
 
@@ -162,6 +165,14 @@ def tokens(text: str) -> Iterator[Span]:
         if hint in text:
             for found in rule.finditer(text):
                 yield found.span()
+
+
+def cut_tokens(text: str) -> Iterator[Span]:
+    """Finds what would be one of :func:`tokens` if the text went on."""
+    for more in _MORE:
+        for start, end in tokens(text + more):
+            if start < len(text) < end:
+                yield start, len(text)
 
 
 def may_hold_token(text: str) -> bool:

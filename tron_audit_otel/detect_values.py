@@ -74,7 +74,7 @@ _HARMLESS = re.compile(
 """What stands in a secret's place: a word of a program, a reference to a variable, a mask."""
 _SMALL_DIGITS_MAX = 4
 _COOKIE = re.compile(r"[^=;,\s\"'\x1f]{1,256}+[ \t]?=[ \t]?(?P<value>[^;\s\"'\x1f\\]++|\"[^\"\n]*+)")
-_ATTRIBUTES = words("path domain expires max-age samesite version priority comment")
+COOKIE_ATTRIBUTES = words("path domain expires max-age samesite version priority comment")
 
 
 class Place(NamedTuple):
@@ -198,7 +198,7 @@ def cookies(text: str, start: int, end: int, *, is_set: bool) -> Iterator[Span]:
     found_any = False
     for found in _COOKIE.finditer(text, start, end):
         name = found[0].partition("=")[0].strip().lower()
-        if is_set and found_any and name in _ATTRIBUTES:
+        if is_set and found_any and name in COOKIE_ATTRIBUTES:
             continue
         found_any = True
         yield found.span("value")

@@ -19,8 +19,9 @@ from tron_audit_otel.run import of_original, of_request
 from tron_audit_otel.seen import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from starlette.routing import BaseRoute
     from starlette.types import Message, Receive, Scope, Send
 
     from tron_audit_otel.commitment import Commitment
@@ -50,6 +51,8 @@ class Audit:
     """Selects the requests, and says what they are."""
     recorder: context.Recorder
     """Takes what was seen of them."""
+    routes: Sequence[BaseRoute] = ()
+    """The application's, whatever is added to them later."""
     has_error_handler: bool = False
     """The application answers for its unhandled exceptions, and :meth:`HttpExchange.answered` is told how."""
     admit: Callable[[], Callable[[], None] | None] | None = None
@@ -98,6 +101,7 @@ class Exchange:
         self._send = send
         self._audit = audit
         self.draft = draft
+        draft.scope = scope
         # A mount changes both on its way in; the route template and the policy want the application's own.
         self._method: str = door.get("method", "GET")  # a WebSocket's handshake is a GET
         self._known_method = method
@@ -147,6 +151,7 @@ class Exchange:
         """
         self._send_error = None
         if self.draft.closed:
+            self.draft.scope = None
             self.leave()
             unmark(self._entered)
             unmark(self.scope)
@@ -187,8 +192,7 @@ class Exchange:
         if audit.commit is None or audit.commits_all:
             return audit.commits_all
         try:
-            template = route.template(self.scope, self._root_path)
-            return self._rule(template, self._actor()).commit == "response"
+            return self._rule(self._template(), self._actor()).commit == "response"
         except Exception:  # noqa: BLE001 - whatever it is, it meets the record too, and is logged there
             return False
 
@@ -228,6 +232,9 @@ class Exchange:
             self._leave()
             self._leave = None
 
+    def _template(self) -> str | None:
+        return route.template(self.scope, self._root_path, self._audit.routes)
+
     def _rule(self, template: str | None, actor: Actor) -> policy.Rule:
         rules, method = self._audit.rules, self._known_method
         return rules.certain_rule(method, template) or rules.rule(
@@ -244,7 +251,7 @@ class Exchange:
     def _seen(self, outcome: Outcome, error: str | None) -> Seen | None:
         duration_ns = time.perf_counter_ns() - self._began
         scope, draft = self.scope, self.draft
-        actor, template = self._actor(), route.template(scope, self._root_path)
+        actor, template = self._actor(), self._template()
         rule = self._rule(template, actor)
         if rule.level == "none":
             return None
@@ -281,20 +288,13 @@ class Exchange:
         )
 
     def _actor(self) -> Actor:
-        actor = self.draft.actor
-        # Where the original pull request's authentication puts it.
-        if actor is None and (name := self._state("audit_actor")) is not None and redact.text(name):
-            actor = context.make_actor(name)
-        actor = actor or ANONYMOUS
+        self.draft.scope = self.scope  # the one that is routed
+        actor = self.draft.who() or ANONYMOUS
         return actor if self.draft.claimed is None else actor._replace(claimed=self.draft.claimed)
 
     def _state(self, name: str) -> object:
         """Gives what an application has set on ``request.state``; a middleware may have put any object there."""
-        try:
-            state = self.scope.get("state")
-            return state.get(name) if isinstance(state, dict) else getattr(state, name, None)
-        except Exception:  # noqa: BLE001 - as said
-            return None
+        return context.stated(self.scope, name)
 
     def _execution(self, rule: policy.Rule) -> Execution | None:
         redactor, told = self.draft.recorder.redactor, Execution()

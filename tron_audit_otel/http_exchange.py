@@ -43,8 +43,7 @@ class HttpExchange(Exchange):
         if self.draft.closed:
             return
         if self._keeps_body is None:
-            template = route.template(self.scope, self._root_path)
-            self._keeps_body = self._audit.rules.may_read_body(self._known_method, template)
+            self._keeps_body = self._audit.rules.may_read_body(self._known_method, self._template())
         if self._keeps_body:
             self._body = bytearray() if self._body is None else self._body
             self._body += body_of(message)[: BODY_BYTES_MAX + 1 - len(self._body)]

@@ -206,7 +206,8 @@ def _patch(app: FastAPI) -> bool:
         has_error_handler = layer.handler is not None and not layer.debug  # in debug mode it is not called
         if has_error_handler:
             layer.handler = reporting(layer.handler)  # type: ignore[arg-type] # Starlette's type has WebSockets' too
-        pipeline, audit = instrumented.pipeline, replace(instrumented.audit, has_error_handler=has_error_handler)
+        pipeline = instrumented.pipeline
+        audit = replace(instrumented.audit, routes=app.router.routes, has_error_handler=has_error_handler)
         layer.app = AuditMiddleware(layer.app, audit, pipeline.start, partial(_end, app))
         return stack
 

@@ -6,8 +6,10 @@ what those lack. ``docs/record.md`` tells what each means and who can write it.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from opentelemetry._logs import LogRecord, SeverityNumber
 
@@ -71,6 +73,9 @@ _FLAGS = {
 SENTENCE_CHARACTERS_MAX = 2048
 PART_CHARACTERS_MAX = 256
 """Of each part of a sentence that would be longer than that: how it ended stands last."""
+
+_BLANK = re.compile("[ \u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
+"""Printable, as Unicode has it, and nothing to be seen."""
 
 ENDS_CACHED_MAX = 1024
 _TIME_NS_MAX = 2**64 - 1
@@ -155,7 +160,7 @@ def sentence(event: AuditEvent, *, is_brief: bool = False) -> str:
 
 
 def _word(text: str) -> str:
-    return text.replace(" ", "%20")
+    return text.replace(" ", "%20") if text.isascii() else _BLANK.sub(lambda found: quote(found[0]), text)
 
 
 def _brief(event: AuditEvent) -> AuditEvent:

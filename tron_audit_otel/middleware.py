@@ -187,7 +187,7 @@ class AuditMiddleware:
         """Serves a request that has no record; what its handler records is on record all the same."""
         with suppress(Exception):  # a scope that cannot be marked
             scope[SCOPE_KEY] = None
-        draft.closed = True  # so that each execution has a record of its own
+        draft.scope, draft.closed = scope, True  # so that each execution has a record of its own
         token = context.enter(draft)
         try:
             await self.app(scope, receive, send)

@@ -57,6 +57,9 @@ HEADERS_MAX = 32
 
 _STATUS = re.compile(r"[1-5](?:[0-9]{2}|xx)")
 
+_DOTS = re.compile(r"(?:\A|[/\\])\.{1,2}(?:[/\\]|\Z)")
+"""Segments that an application may resolve, and then serves what stands elsewhere, as Starlette's StaticFiles does."""
+
 
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -166,6 +169,10 @@ class Match(BaseModel):
     def may_match(self, route: str | None) -> bool:
         """Whether the condition on the route holds."""
         return self._route is None or (route is not None and self._route.fullmatch(route) is not None)
+
+    def strays(self, path: str) -> bool:
+        """Whether a path that the condition holds for may lead out of what the condition names."""
+        return self._path is not None and _DOTS.search(path) is not None
 
     def matches(self, request: Facts) -> bool:
         """Whether those conditions hold that neither :meth:`allows` nor :meth:`may_match` looks at."""
@@ -317,7 +324,7 @@ class Policy:
     def rule(self, request: Facts) -> Rule:
         """Gives the first rule that matches."""
         for rule, match in self._candidates(request.method, request.route).rules:
-            if match is None or match.matches(request):
+            if match is None or (match.matches(request) and not (rule.level == "none" and match.strays(request.path))):
                 return rule
         return EVERYTHING
 
@@ -345,6 +352,8 @@ class Policy:
             if (asked.path is None or asked.path.fullmatch(path) is not None) and (
                 asked.cors_preflight is None or asked.cors_preflight == cors_preflight
             ):
+                if asked.excludes and asked.path is not None and _DOTS.search(path):
+                    continue  # it may lead elsewhere
                 return asked.excludes
         return False
 

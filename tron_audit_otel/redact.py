@@ -9,7 +9,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tron_audit_otel.detect import secret_tokens, secrets, secrets_of_command, secrets_of_header
+from tron_audit_otel.detect import secret_tokens, secret_tokens_of_head, secrets, secrets_of_command, secrets_of_header
 from tron_audit_otel.detect_tokens import may_hold_token
 from tron_audit_otel.event import Text
 
@@ -195,9 +195,16 @@ class Redactor:
 
     def tokens(self, text: str) -> str:
         """Masks only what its form alone tells to be a token. Takes a microsecond of a short text without any."""
+        if len(text) > LINE_CHARACTERS_MAX or text.endswith(CUT):
+            return self._tokens_of_head(text)
         if not may_hold_token(text):
             return text
         return self._without(text, _spans(secret_tokens, text))[0]
+
+    def _tokens_of_head(self, text: str) -> str:
+        head = text.removesuffix(CUT)
+        spans = _spans(secret_tokens_of_head, head)
+        return clipped(self._without(head, spans)[0] + CUT, LINE_CHARACTERS_MAX) if spans else text
 
     def block(self, text: str | bytes, characters_max: int = EXEC_CHARACTERS_MAX) -> Text:
         """Keeps the head of a text of many lines."""

@@ -59,10 +59,11 @@ def _parts_of_route(route: str) -> _Parts:
 
 def without_tokens(resource: Resource, redactor: Redactor) -> Resource:
     """Masks what only its form tells to be a token: a path may carry one, such as a link to reset a password."""
-    if (name := redactor.tokens(resource.name)) is resource.name:
+    # The whole name has type and id in it.
+    if (name := redactor.tokens(resource.name)) is resource.name and not name.endswith(redact.CUT):
         return resource
     kind, last = (text and redactor.tokens(text) for text in (resource.type, resource.id))
-    return Resource(redact.line(name), kind, last)
+    return Resource(redact.clipped(name, redact.LINE_CHARACTERS_MAX), kind, last)
 
 
 def expand(template: str, values: Mapping[str, object]) -> Resource:

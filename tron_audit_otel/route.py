@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from starlette.applications import Starlette
-from starlette.routing import Host, Mount, Router
+from starlette.routing import BaseRoute, Host, Mount, Router
 
 from tron_audit_otel import headers
 from tron_audit_otel.redact import LINE_CHARACTERS_MAX
 from tron_audit_otel.resource import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import Scope
 
 _PLAIN = re.compile(rb"[A-Za-z0-9._~/%-]*")
@@ -56,10 +58,10 @@ def well_formed(scope: Scope) -> Scope:
     return {"type": get("type"), "path": "", **read, "client": get("client"), "headers": listed}
 
 
-def template(scope: Scope, root_path: str) -> str | None:
+def template(scope: Scope, root_path: str, routes: Iterable[BaseRoute] = ()) -> str | None:
     """Gives the template of the route that matched, with the prefixes of its routers and mounts; none for a 404.
 
-    ``root_path`` is the scope's at the application's door, before any mount added to it.
+    ``root_path`` is the scope's at the application's door, before any mount added to it; ``routes`` the application's.
     """
     try:
         route = scope.get("route")
@@ -70,11 +72,37 @@ def template(scope: Scope, root_path: str) -> str | None:
         path: str | None = getattr(route, "path_format", None) or getattr(route, "path", None)
         if type(path) is not str or isinstance(route, _ROUTERS):
             return None  # some versions name the mount here, where nothing within it matched
-        # A mount's own parameters stand here with the client's values: encoded, none is a placeholder of ours.
         mounted = within(scope.get("root_path", ""), root_path)
-        return encode(mounted, PATH_SAFE) + path if mounted else path
+        return _mounts(mounted, routes) + path if mounted else path
     except Exception:  # noqa: BLE001 - an application may put any object there
         return None
+
+
+def _mounts(path: str, routes: Iterable[BaseRoute]) -> str:
+    """Gives the templates of the mounts that took this beginning of a path: a scope has only what they matched.
+
+    Of mounts that are none of Starlette's it is the path itself: encoded, no part of it is a placeholder of ours.
+    """
+    found = _find_mounts(path, routes)
+    return encode(path, PATH_SAFE) if found is None else found
+
+
+def _find_mounts(path: str, routes: Iterable[BaseRoute]) -> str | None:
+    for route in routes:
+        if isinstance(route, Host):
+            found, own = _find_mounts(path, route.routes), ""
+        elif isinstance(route, Mount) and (match := route.path_regex.match(f"{path}/")):
+            rest = match["path"].removesuffix("/")
+            found, own = _find_mounts(f"/{rest}", route.routes) if rest else "", _own_template(route)
+        else:
+            continue
+        if found is not None:
+            return own + found
+    return None
+
+
+def _own_template(mount: Mount) -> str:
+    return mount.path_format.removesuffix("/{path}")
 
 
 def is_routed(scope: Scope) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -53,6 +54,9 @@ class Run:
 
     def _written(self, output: Output | None, piece: object) -> Output:
         output = output or Output(self._redactor)
+        if type(piece) is bytearray or type(piece) is memoryview:
+            with suppress(ValueError):  # a view that was released
+                piece = bytes(piece)
         output.write(piece if type(piece) is str or type(piece) is bytes else redact.text(piece))
         return output
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 from tron_audit_otel import context, policy, redact, resource, route
 from tron_audit_otel.event import NO_HEADERS, Action, AuditEvent, EventName, Outcome, Request
@@ -67,11 +68,15 @@ class Seen(NamedTuple):
         told = self.resource or self._resource()
         named = resource.without_tokens(told, redactor)
         path = route.url_path(self.raw_path, self.path)
-        # The name after a route has all of a path that is a client's, decoded; after anything else it may have less.
-        if named is not told or self.route is None or self.resource is not None or self.rule.resource is not None:
-            shown = redactor.tokens(path)
+        template = self.route
+        # The name after a route has all of a path that is a client's, decoded; cut, or after anything else, it may have
+        # less. A mount's own parameters stand in the route with the client's values.
+        if named is not told or template is None or self.resource is not None or self.rule.resource is not None:
+            template = template and redactor.tokens(template)
+            path = redactor.tokens(path)
             # A client may have percent-encoded what needs no encoding.
-            path = shown if named is told or shown is not path else redactor.tokens(route.url_path(None, self.path))
+            if named is not told and "%" in path and redactor.tokens(plain := unquote(path)) is not plain:
+                path = redactor.tokens(route.url_path(None, self.path))
         method = policy.known_method(self.method)
         worked_out = worked(execution) if execution is not None else None
         return AuditEvent(
@@ -88,7 +93,7 @@ class Seen(NamedTuple):
             Request(
                 method,
                 redact.line(redactor.tokens(self.method)) if method == policy.OTHER_METHOD else None,
-                self.route,
+                template,
                 path,
                 self.status,
                 _user_agent(self.user_agent, redactor) if self.user_agent is not None else None,

@@ -255,7 +255,8 @@ def _is_named(host: str | None, port: int | None, lines: Lines | None) -> bool:
 def _is_end(entry: str, host: str, port: int) -> bool:
     named, _, number = entry.rpartition(":")
     try:
-        return named in (host, f"[{host}]") and int(number) == port
+        inner = named[1:-1] if named[:1] == "[" and named[-1:] == "]" else named
+        return host in (named[:KEPT_MAX], inner[:KEPT_MAX]) and int(number) == port  # no more of the host is kept
     except ValueError:
         return False
 
@@ -264,5 +265,6 @@ def _is_end(entry: str, host: str, port: int) -> bool:
 def _warn() -> None:
     _logger.warning(
         "the ASGI server has put a forwarding header's word in the place of a connection's address; such records are "
-        "suspect. Run uvicorn with --no-proxy-headers, and name the proxies in AUDIT_LOG_TRUSTED_PROXIES"
+        "suspect. Run uvicorn with --no-proxy-headers, gunicorn with --forwarded-allow-ips=, and name the proxies in "
+        "AUDIT_LOG_TRUSTED_PROXIES"
     )
