@@ -6,11 +6,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
 
 from collector import build, launch
 
 BINARY = pytest.StashKey[Path]()
+
+# How long an example takes is the machine's.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # Whatever the shell has set for a service must not reach the applications that tests make; some are made on import.
 for name in [name for name in os.environ if name.startswith(("AUDIT_", "OTEL_"))]:

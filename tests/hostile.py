@@ -281,7 +281,7 @@ def mixed_bytes(chance: random.Random) -> bytes:
 text = strategies.text(strategies.characters())  # with lone surrogates, which `text()` alone leaves out
 """Any string that Python can hold."""
 
-fuzzed = settings(deadline=None, derandomize=True, database=None)
+fuzzed = settings(derandomize=True, database=None)
 """The same examples in each run, on a machine of any speed: a failure is a failure of this commit."""
 
 

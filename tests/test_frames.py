@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tron_audit_otel import frames
@@ -65,13 +65,11 @@ def read(data: bytes) -> dict[int, bytes]:
     return found
 
 
-@settings(deadline=None)
 @given(PAYLOADS)
 def test_what_was_written_is_read(payloads: list[bytes]) -> None:
     assert read(segment(payloads)) == dict(enumerate(payloads))
 
 
-@settings(deadline=None)
 @given(PAYLOADS, st.data())
 def test_a_flipped_bit_costs_the_frame_that_it_is_in_and_no_other(payloads: list[bytes], data: st.DataObject) -> None:
     whole = bytearray(segment(payloads))
@@ -81,7 +79,6 @@ def test_a_flipped_bit_costs_the_frame_that_it_is_in_and_no_other(payloads: list
     assert read(bytes(whole)) == {number: payload for number, payload in enumerate(payloads) if number not in hit}
 
 
-@settings(deadline=None)
 @given(PAYLOADS, st.data())
 def test_a_cut_costs_the_frames_behind_it_and_no_other(payloads: list[bytes], data: st.DataObject) -> None:
     whole = segment(payloads)
@@ -90,7 +87,6 @@ def test_a_cut_costs_the_frames_behind_it_and_no_other(payloads: list[bytes], da
     assert read(whole[:cut]) == {number: payloads[number] for number, end in enumerate(ends) if end <= cut}
 
 
-@settings(deadline=None)
 @given(PAYLOADS, st.data())
 def test_bytes_that_are_gone_from_the_middle_cost_the_frames_that_they_were_in(
     payloads: list[bytes], data: st.DataObject
@@ -169,7 +165,6 @@ def test_what_stands_behind_the_end_is_not_read() -> None:
         assert reader.frame(end, end) is None
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 11), st.integers(0, 7))
 def test_a_number_is_whole_or_none(number: int, at: int, bit: int) -> None:
     data = bytearray(pack_number(number))

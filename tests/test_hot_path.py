@@ -206,10 +206,11 @@ def test_a_background_task_of_any_request_has_its_executions_on_record(path: str
 @pytest.mark.parametrize("path", ["/health", "/recorded"])
 def test_a_task_that_outlives_any_request_has_its_executions_on_record(path: str) -> None:
     app = FastAPI()
+    answered = asyncio.Event()
     tasks: list[asyncio.Task[None]] = []
 
     async def later() -> None:
-        await asyncio.sleep(0.02)
+        await answered.wait()
         run(command="later")
 
     async def handler() -> None:
@@ -217,6 +218,7 @@ def test_a_task_that_outlives_any_request_has_its_executions_on_record(path: str
 
     async def serve() -> None:
         await drive(app, http_scope(path=path), Peer())
+        answered.set()
         await tasks[0]
 
     app.add_api_route(path, handler)
@@ -296,11 +298,11 @@ def test_two_tasks_can_wait_for_one_record(settles: bool) -> None:
     async def wait() -> list[bool]:
         commitments = Commitments()
         commitment = commitments.promise("id")
-        waiting = [asyncio.create_task(commitment.wait(5 if settles else 0.05)) for _ in range(2)]
+        waiting = [asyncio.create_task(commitment.wait(60 if settles else 0.05)) for _ in range(2)]
         await asyncio.sleep(0.01)
         if settles:
             commitments.settle(["id"], kept=True)
-        return await asyncio.wait_for(asyncio.gather(*waiting), 2)
+        return await asyncio.wait_for(asyncio.gather(*waiting), 30)
 
     assert asyncio.run(wait()) == [settles, settles]
 

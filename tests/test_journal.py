@@ -150,7 +150,7 @@ class Model:
         assert list(self.root.iterdir()) == []
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(Call, max_size=40), st.sampled_from([1_000, 4_000, 20_000]))
 def test_any_calls_give_back_what_was_committed_in_order_and_once(
     calls: list[tuple[str, int, int]], bytes_max: int
@@ -407,7 +407,7 @@ def check_damage(root: Path, expected: list[bytes], damaged: int, moved: list[Pa
     assert [path.name for path in root.iterdir() if path.name != "damaged"] == []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_flipped_bit_costs_the_frame_that_it_is_in_and_is_counted_exactly(data: st.DataObject) -> None:
     with temporary_root() as root:
@@ -422,7 +422,7 @@ def test_a_flipped_bit_costs_the_frame_that_it_is_in_and_is_counted_exactly(data
         check_damage(root, expected, damaged, [path] if damaged else [])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_cut_segment_costs_what_was_cut_and_is_counted_exactly(data: st.DataObject) -> None:
     with temporary_root() as root:

@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
@@ -210,7 +211,8 @@ def test_directories_that_come_and_go_under_many_hands_lose_and_repeat_nothing(t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_many_who_swap_together_see_one_order(tmp_path: Path) -> None:
+def test_many_who_swap_together_see_one_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_dir, "SWAP_SECONDS_MAX", WAIT_SECONDS)
     before: list[str | None] = []
     threads = [
         threading.Thread(target=lambda name=str(number): before.append(swap(tmp_path, "policy", name)))
@@ -234,15 +236,14 @@ def test_a_swap_does_not_wait_for_ever_for_one_that_stopped(tmp_path: Path, monk
     assert swap(tmp_path, "policy", "after") == "before"
 
 
-def test_a_look_at_a_lock_keeps_nobody_from_adopting(tmp_path: Path) -> None:
+def test_a_look_at_a_lock_keeps_nobody_from_adopting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = create(tmp_path)
     crash(journal)
     lock = (tmp_path / journal.name / "lock").open("r+")
     fcntl.flock(lock, fcntl.LOCK_SH)  # as `inspect` does
-    timer = threading.Timer(stream_dir.PROBE_SECONDS / 4, lock.close)
-    timer.start()
+    # The look ends while who adopts waits.
+    monkeypatch.setattr(stream_dir, "time", SimpleNamespace(sleep=lambda _: lock.close()))
     assert [found.name for found in adopt(tmp_path)] == [journal.name]
-    timer.join()
 
 
 def test_a_lock_file_that_is_no_longer_the_one_in_the_directory_locks_nothing(

@@ -94,7 +94,7 @@ def test_a_pipeline_that_is_gone_is_observed_no_more(
 def test_counters_never_go_down_when_another_stream_begins(
     receiver: Receiver, config: AuditConfig, reader: InMemoryMetricReader
 ) -> None:
-    pipeline = Pipeline(config)
+    pipeline = Pipeline(config.model_copy(update={"shutdown_seconds_max": 60}))
     for emitted in (3, 6):
         pipeline.emit(event())
         pipeline.shutdown()

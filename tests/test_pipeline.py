@@ -44,7 +44,7 @@ class Hanging(InMemoryLogRecordExporter):
         self.released = threading.Event()
 
     def export(self, batch: Sequence[Any]) -> LogRecordExportResult:
-        self.released.wait(10)
+        self.released.wait(60)
         return super().export(batch)
 
 
@@ -56,7 +56,7 @@ def hanging() -> Iterator[Hanging]:
 
 
 def config(**values: Any) -> audit.AuditConfig:
-    return audit.AuditConfig(enabled=True, **values)
+    return audit.AuditConfig(enabled=True, **{"shutdown_seconds_max": 60, **values})
 
 
 def test_the_resource_says_what_the_operator_says_but_for_the_instance(exporter: InMemoryLogRecordExporter) -> None:
@@ -85,6 +85,7 @@ def test_emit_does_not_wait_for_an_exporter_that_hangs_nor_for_a_full_queue(hang
     pipeline = Pipeline(config(queue_records_max=2, shutdown_seconds_max=0.1), exporter=hanging)
     for _ in range(100):
         pipeline.emit(event())
+        assert hanging.get_finished_logs() == ()
     hanging.released.set()
     pipeline.shutdown()
 

@@ -452,6 +452,7 @@ def test_a_terminal_over_a_websocket_is_one_exec(api: Api) -> None:
     with api.client.websocket_connect(f"{SHOP}/terminal", headers=api.session("alice")) as terminal:
         terminal.send_json({"command": ["whoami"], "container_name": "app"})
         assert terminal.receive_json()["stdout"] == "app\n"
+        assert terminal.receive()["type"] == "websocket.close"  # who leaves before it cuts the handler off
     record = api.record()
     facts = by_alice("EXEC", SHOP.removeprefix("/api/v1/"), status=101, command=("whoami",), exit_code=0)
     assert {name: record.get(FACTS[name]) for name in facts} == facts

@@ -264,7 +264,8 @@ def test_nothing_but_a_file_is_opened_nor_waited_for(flags: int, make: Callable[
         before = os.listdir(f"/proc/self/fd")  # noqa: F541, PTH208 - which descriptors are open
         with pytest.raises(OSError, match=r"no regular file|symbolic link|Is a directory|No such device"):
             disk.open_file("x", flags, directory)
-        assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208 - as above
+        # Some of another test's may be gone: the garbage collector comes when it likes.
+        assert set(os.listdir("/proc/self/fd")) <= set(before)  # noqa: PTH208 - as above
 
 
 @pytest.mark.parametrize("name", ["status.json", "acknowledged", "lock", "00000001.segment"])
