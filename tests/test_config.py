@@ -123,7 +123,7 @@ INTEGER = "must be an integer, in"
 NUMBER = "must be a number, in"
 PAIRS = "must be key=value pairs with commas between them, percent-encoded"
 NO_HEADER = "must hold headers' names, and values without control characters"
-NETWORKS = "must be networks such as 10.0.0.0/8, addresses, or unix, with commas between them"
+NETWORKS = "must be networks such as 10.0.1.0/24, addresses, or unix, with commas between them"
 A_HEADER = "must be one header's name, such as x-forwarded-for, forwarded or x-real-ip"
 URL = "must be a URL such as http://collector:4318"
 

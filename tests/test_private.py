@@ -92,7 +92,8 @@ def test_a_journal_that_others_can_reach_is_refused_with_what_mends_it(
     root.chmod(bits)
     with pytest.raises(JournalError) as caught:
         use(root)
-    said = f"AUDIT_LOG_JOURNAL_DIR: {root} has mode {bits:04o}, and is to be for its owner alone: chmod 700 '{root}'"
+    mends = "name a directory below it, which is then made" if bits & 0o1000 else f"chmod 700 '{root}'"
+    said = f"AUDIT_LOG_JOURNAL_DIR: {root} has mode {bits:04o}, and is to be for its owner alone: {mends}"
     assert str(caught.value) == said
     assert caught.value.reason == "disk_failed"
     assert list(root.iterdir()) == []

@@ -202,7 +202,7 @@ class AuditConfig(Settings):
         tuple[str, ...], BeforeValidator(networks.parse), env("AUDIT_LOG_TRUSTED_PROXIES", unit="network,…")
     ] = Field(
         default=(),
-        description="The proxies before the application, such as `10.0.0.0/8,2001:db8::1`; `unix`, for those that "
+        description="The proxies before the application, such as `10.0.1.0/24,2001:db8::1`; `unix`, for those that "
         "connect through a Unix socket. The client is the first address from the right that is none of theirs.",
     )
     proxy_hops: Annotated[int | None, env("AUDIT_LOG_PROXY_HOPS", unit="proxies")] = Field(

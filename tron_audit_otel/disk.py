@@ -97,11 +97,13 @@ def make_directory(path: Path) -> None:
 
 
 def exposure(directory: int, path: Path) -> str | None:
-    """Says how far a directory is open to others, and the command that mends it; None: to its owner alone."""
+    """Says how far a directory is open to others, and what mends it; None: to its owner alone."""
     mode = stat.S_IMODE(os.fstat(directory).st_mode)
     if not mode & _OTHERS:
         return None
-    return f"{path} has mode {mode:04o}, and is to be for its owner alone: chmod 700 {shlex.quote(str(path))}"
+    is_everybodys = mode & stat.S_ISVTX  # as /tmp is
+    mends = "name a directory below it, which is then made" if is_everybodys else f"chmod 700 {shlex.quote(str(path))}"
+    return f"{path} has mode {mode:04o}, and is to be for its owner alone: {mends}"
 
 
 def strangeness(directory: int, path: Path) -> str | None:

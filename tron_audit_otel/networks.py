@@ -82,7 +82,7 @@ def address(text: str) -> Address | None:
 
 
 def parse(value: object) -> object:
-    """Reads a list such as ``10.0.0.0/8, 2001:db8::1, unix``, and gives it in its shortest form.
+    """Reads a list such as ``10.0.1.0/24, 2001:db8::1, unix``, and gives it in its shortest form.
 
     Raises:
         ValueError: An entry is none of these, or it would trust those who are to be found out.
@@ -105,7 +105,7 @@ def parse(value: object) -> object:
 
 def _network(entry: str) -> Network:
     first, slash, prefix = entry.partition("/")
-    wanted = f"must be networks such as 10.0.0.0/8, addresses, or {UNIX}, with commas between them; {entry!r} is none"
+    wanted = f"must be networks such as 10.0.1.0/24, addresses, or {UNIX}, with commas between them; {entry!r} is none"
     # `ip_network` takes netmasks as well, and inverted ones.
     if (slash and not _PREFIX.fullmatch(prefix)) or "%" in entry:
         raise ValueError(wanted)
