@@ -40,7 +40,7 @@ def run_with(version: str) -> None:
         / "bin"
         / "python"
     )
-    wanted = [f"fastapi=={version}", "httpx", "httpx2", "pytest", "--editable", str(ROOT)]
+    wanted = [f"fastapi=={version}", "httpx", "httpx2", "hypothesis", "pytest", "--editable", str(ROOT)]
     installed, asked_for = python.parents[1] / "installed", "\n".join([*wanted, PYPROJECT.read_text()])
     if not installed.exists() or installed.read_text() != asked_for:
         if not python.exists():
