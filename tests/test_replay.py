@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,6 +70,11 @@ class Waits(threading.Event):
         self.seconds.append(timeout or 0.0)
         self._on_wait(self)
         return self.is_set()
+
+
+@pytest.fixture
+def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tron_audit_otel.replay.time", SimpleNamespace(monotonic=lambda: 1000.0))
 
 
 def ids_of(requests: Sequence[ExportLogsServiceRequest]) -> list[str]:
@@ -215,6 +221,7 @@ class TestWhatBecomesOfIt:
         assert replay([request(["a"])], "http", recorder, stop=Waits(Waits.set)) == 0
         assert len(recorder.bodies) == 1
 
+    @pytest.mark.usefixtures("_no_time_passes")
     def test_it_stops_while_it_waits_for_its_turn(self) -> None:
         recorder = Recorder()
         requests = [request([str(n)]) for n in range(9)]
@@ -234,11 +241,12 @@ class TestWhatBecomesOfIt:
         assert asked == [len(body) for body in recorder.bodies]
         assert len(asked) == 2
 
+    @pytest.mark.usefixtures("_no_time_passes")
     def test_no_more_than_a_seconds_worth_goes_at_once(self) -> None:
         recorder, waits = Recorder(), Waits()
         requests = [request([f"{n}-{m}" for m in range(7)]) for n in range(10)]
         assert replay(requests, "http", recorder, records_per_second=10, stop=waits) == 70
         sizes = [len(ids_of([sent])) for sent in recorder.requests()]
         assert max(sizes) <= 10
-        # What was waited for in all, as if no time passed: the last request's turn comes when the others' time is over.
-        assert waits.seconds[-1] == pytest.approx((70 - sizes[-1]) / 10, abs=1)
+        # What was waited for in all, as no time passes: the last request's turn comes when the others' time is over.
+        assert waits.seconds[-1] == pytest.approx((70 - sizes[-1]) / 10)

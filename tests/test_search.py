@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import re
 import socket
 import ssl
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
@@ -203,7 +206,7 @@ def test_one_log_of_datadogs_that_is_too_long_is_an_error(monkeypatch: pytest.Mo
 
 def test_datadogs_limit_is_waited_for_as_it_asks(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr("urllib3.util.retry.time", SimpleNamespace(sleep=waits.append, time=time.time))
     with FakeDatadog("a") as datadog, caplog.at_level(logging.WARNING):
         datadog.faults = [fault(429, X_RateLimit_Reset="42"), fault(429, X_RateLimit_Reset="99999999")]
         assert Datadog(client(datadog)).ids(["a"], SPAN) == {"a"}
@@ -351,14 +354,21 @@ def test_a_huge_answer_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("head", "expected"),
+    ("head", "seconds_max", "expected"),
     [
-        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", "has not answered in whole", id="drips"),
-        pytest.param(b"", "does not answer in time", id="hangs"),
+        # So much that no read runs into it, and by a clock that is past it soon.
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", 60, "has not answered in whole", id="drips"
+        ),
+        pytest.param(b"", 0.3, "does not answer in time", id="hangs"),
     ],
 )
-def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch, head: bytes, expected: str) -> None:
-    monkeypatch.setattr(search_http, "ANSWER_SECONDS_MAX", 0.3)
+def test_an_answer_that_never_ends_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, head: bytes, seconds_max: float, expected: str
+) -> None:
+    monkeypatch.setattr(search_http, "ANSWER_SECONDS_MAX", seconds_max)
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr(search_http, "time", SimpleNamespace(monotonic=lambda: next(clock), time=time.time))
     over = threading.Event()
 
     def drip(listener: socket.socket) -> None:

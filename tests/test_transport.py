@@ -49,8 +49,14 @@ TIMEOUT_S = 0.2
 
 TIMED_OUT = f"no answer within {TIMEOUT_S:g} s"
 
-SLACK_S = 2.0
-"""A loaded machine's; the deadline's own promise is a second."""
+SLACK_S = 10.0
+"""A machine's that stalls. The shortest of what could take our deadline's place, gRPC's own, is twice as long."""
+
+PATIENCE_S = 30.0
+"""For what takes milliseconds, on a machine that stalls."""
+
+STUCK_S = 120.0
+"""Of the peers and the time-outs that no test is to wait for."""
 
 TOKEN = "Bearer s3cret-t0ken"  # noqa: S105 - not one of anybody's
 
@@ -70,7 +76,9 @@ def status(message: str) -> bytes:
     return bytes(Status(code=3, message=message).SerializeToString())
 
 
-def http(port: int, *, timeout_s: float = 5.0, tls: bool = False, host: str = "127.0.0.1", **values: Any) -> Transport:
+def http(
+    port: int, *, timeout_s: float = PATIENCE_S, tls: bool = False, host: str = "127.0.0.1", **values: Any
+) -> Transport:
     endpoint = f"http{'s' if tls else ''}://{host}:{port}/v1/logs"
     return make(AuditConfig(otlp_endpoint=endpoint, otlp_timeout_s=timeout_s, **values))
 
@@ -83,13 +91,8 @@ def sending(transport: Transport) -> Iterator[Callable[[], Answer]]:
         transport.close()
 
 
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def eventually(is_so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while not is_so():
         if time.monotonic() > deadline:
             return False
@@ -97,8 +100,22 @@ def eventually(is_so: Callable[[], bool]) -> bool:
     return True
 
 
-def workers() -> int:
-    return sum(thread.name == "tron-audit-transport" for thread in threading.enumerate())
+def in_time(send: Callable[[], Answer], until: Callable[[Answer], bool]) -> list[Answer]:
+    """Attempts, none of which takes longer than it may; a machine that stalls can leave an attempt time for nothing."""
+    answers: list[Answer] = []
+
+    def attempt() -> bool:
+        began = time.monotonic()
+        answers.append(send())
+        assert time.monotonic() - began < TIMEOUT_S + SLACK_S
+        return until(answers[-1])
+
+    assert eventually(attempt)
+    return answers
+
+
+def workers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "tron-audit-transport"}
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -318,10 +335,10 @@ def test_retry_after_is_read_and_nonsense_is_none(value: str, seconds: float | N
 
 
 def test_retry_after_may_be_a_date(receiver: Receiver) -> None:
-    at = datetime.now(UTC) + timedelta(seconds=60)
+    at = datetime.now(UTC) + timedelta(hours=1)
     seconds = answer_to(receiver, 429, retry_after=format_datetime(at, usegmt=True)).retry_after_s
     assert seconds is not None
-    assert 50 < seconds <= 60
+    assert 3500 < seconds <= 3600
 
 
 def test_retry_after_says_nothing_where_a_retry_is_no_help(receiver: Receiver) -> None:
@@ -387,7 +404,7 @@ class Peer:
 
     def _serve(self, connection: socket.socket) -> None:
         with suppress(OSError):
-            connection.settimeout(10)
+            connection.settimeout(STUCK_S)
             if self._context:
                 connection = self._context.wrap_socket(connection, server_side=True)
             with connection:
@@ -403,7 +420,7 @@ class Peer:
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(PATIENCE_S)
 
 
 def received(connection: socket.socket) -> bytes:
@@ -449,7 +466,7 @@ def waiting(event: threading.Event) -> Callable[[socket.socket], None]:
     """Takes nothing from the connection."""
 
     def act(_: socket.socket) -> None:
-        event.wait(10)
+        event.wait(STUCK_S)
 
     return act
 
@@ -489,14 +506,10 @@ SLOW = {
 @pytest.mark.parametrize("act", SLOW.values(), ids=SLOW.keys())
 def test_a_slow_receiver_takes_no_more_than_the_time_there_is(act: Callable[[socket.socket], None]) -> None:
     with Peer(act) as peer, sending(http(peer.port, timeout_s=TIMEOUT_S)) as send:
-        for _ in range(2):
-            began = time.monotonic()
-            answer = send()
-            assert time.monotonic() - began < TIMEOUT_S + SLACK_S
-            assert answer.fate is Fate.RETRY
-            assert answer.reason == TIMED_OUT
-        assert peer.ended.wait(5), "the connection was not given up"
-        assert peer.connections == 2
+        answers = in_time(send, lambda _: peer.connections >= 2)
+        assert set(answers) == {Answer(Fate.RETRY, TIMED_OUT)}
+        assert peer.ended.wait(PATIENCE_S), "the connection was not given up"
+        assert peer.connections <= len(answers)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -532,8 +545,8 @@ def test_an_endless_answer_is_not_read_to_its_end(head: bytes) -> None:
     with Peer(act) as peer, sending(http(peer.port)) as send:
         answer = send()
         assert answer.fate is (Fate.RETRY if b"503" in head else Fate.PARKED)
-        assert peer.ended.wait(5)
-        # What the system's buffers take is sent as well; 5 s of loopback would be gigabytes.
+        assert peer.ended.wait(PATIENCE_S)
+        # What the system's buffers take is sent as well; all the time there is would be gigabytes of loopback.
         assert sum(sent) < 20_000_000
 
 
@@ -591,7 +604,7 @@ def test_a_refusal_before_the_request_is_read_is_heard() -> None:
         st.binary(max_size=200).map(lambda data: b"HTTP/1.1 400 No\r\ncontent-type: text/plain\r\n\r\n" + data),
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_answer_whatever_gets_past_as_an_error(data: bytes) -> None:
     with Peer(saying(data)) as peer, sending(http(peer.port)) as send:
         reason = send().reason
@@ -615,15 +628,17 @@ def test_a_dead_address_among_several_does_not_hide_the_living(
         with monkeypatch.context() as patched:
             patched.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
             with sending(http(80, host="collector.invalid", timeout_s=1.5)) as send:
-                assert send() == Answer(Fate.DELIVERED)
+                assert eventually(lambda: send() == Answer(Fate.DELIVERED))
             patched.setattr(socket, "getaddrinfo", lambda *_, **__: addresses[:1])
             with sending(http(80, host="collector.invalid", timeout_s=TIMEOUT_S)) as send:
-                assert send() == Answer(Fate.RETRY, "timed out while connecting")
+                assert eventually(lambda: send() == Answer(Fate.RETRY, "timed out while connecting"))
 
 
 def test_nobody_listening_is_an_outage() -> None:
-    with sending(http(unused_port())) as send:
-        assert send() == Answer(Fate.RETRY, "Connection refused")
+    with socket.socket() as bound:  # or somebody else could come to listen there
+        bound.bind(("127.0.0.1", 0))
+        with sending(http(bound.getsockname()[1])) as send:
+            assert send() == Answer(Fate.RETRY, "Connection refused")
 
 
 def test_a_name_that_is_unknown_is_an_outage() -> None:
@@ -635,20 +650,19 @@ def test_a_name_that_is_unknown_is_an_outage() -> None:
 
 def test_a_lookup_that_hangs_is_not_waited_for(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fakes the system's resolver: no name server here hangs when asked to."""
-    is_over, real = threading.Event(), socket.getaddrinfo
+    is_over, real, others = threading.Event(), socket.getaddrinfo, workers()
 
     def hanging(*args: Any, **options: Any) -> Any:
-        is_over.wait(10)
+        is_over.wait(STUCK_S)
         return real(*args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
     with sending(http(receiver.server_port, timeout_s=TIMEOUT_S)) as send:
-        assert eventually(lambda: workers() == 1)
         for _ in range(3):
             began = time.monotonic()
             assert send() == Answer(Fate.RETRY, TIMED_OUT)
             assert time.monotonic() - began < TIMEOUT_S + SLACK_S
-        assert workers() == 1, "each attempt would leave something behind"
+        assert len(workers() - others) == 1, "each attempt would leave something behind"
         is_over.set()
         assert eventually(lambda: send().fate is Fate.DELIVERED)
 
@@ -676,7 +690,7 @@ def test_a_connection_that_the_receiver_closed_meanwhile_is_no_outage(how: str) 
 
     with Peer(act) as peer, sending(http(peer.port)) as send:
         assert send().fate is Fate.DELIVERED
-        assert how != "idle" or closed.wait(5)
+        assert how != "idle" or closed.wait(PATIENCE_S)
         assert send().fate is Fate.DELIVERED
         assert peer.connections == 2
 
@@ -690,7 +704,7 @@ def test_a_receiver_that_went_after_an_answer_is_an_outage() -> None:
 
 
 def test_closing_ends_an_attempt_at_once() -> None:
-    begun = threading.Event()
+    begun, others = threading.Event(), workers()
 
     def act(connection: socket.socket) -> None:
         received(connection)
@@ -698,15 +712,15 @@ def test_closing_ends_an_attempt_at_once() -> None:
         connection.recv(1)
 
     with Peer(act) as peer, futures.ThreadPoolExecutor(1) as pool:
-        transport = http(peer.port, timeout_s=60)
+        transport = http(peer.port, timeout_s=STUCK_S)
         answer = pool.submit(transport.send, REQUEST)
-        assert begun.wait(5)
+        assert begun.wait(PATIENCE_S)
         transport.close()
-        assert answer.result(5) == Answer(Fate.RETRY, "closed")
-        assert peer.ended.wait(5), "the connection is still open"
+        assert answer.result(PATIENCE_S) == Answer(Fate.RETRY, "closed")
+        assert peer.ended.wait(PATIENCE_S), "the connection is still open"
         assert transport.send(REQUEST) == Answer(Fate.RETRY, "closed")
         transport.close()
-    assert eventually(lambda: workers() == 0), "its thread is still there"
+    assert eventually(lambda: workers() <= others), "its thread is still there"
 
 
 def test_nothing_ends_the_thread(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -764,10 +778,9 @@ def test_a_proxy_that_drips_takes_no_more_than_the_time_there_is(monkeypatch: py
     with Peer(act) as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
         with sending(http(443, host="collector.invalid", tls=True, timeout_s=TIMEOUT_S)) as send:
-            began = time.monotonic()
-            assert send().reason == TIMED_OUT
-            assert time.monotonic() - began < TIMEOUT_S + SLACK_S
-            assert proxy.ended.wait(5)
+            answers = in_time(send, lambda _: proxy.connections > 0)
+            assert {answer.reason for answer in answers} == {TIMED_OUT}
+            assert proxy.ended.wait(PATIENCE_S)
 
 
 def test_a_netrc_does_not_take_our_headers_place(
@@ -830,10 +843,9 @@ def test_a_slow_collector_in_tls_takes_no_more_than_the_time_there_is(
         Peer(act, server_context(authority)) as peer,
         sending(http(peer.port, tls=True, timeout_s=TIMEOUT_S, otlp_certificate=pem)) as send,
     ):
-        began = time.monotonic()
-        assert send().reason == TIMED_OUT
-        assert time.monotonic() - began < TIMEOUT_S + SLACK_S
-        assert peer.ended.wait(5)
+        answers = in_time(send, lambda _: peer.connections > 0)
+        assert {answer.reason for answer in answers} == {TIMED_OUT}
+        assert peer.ended.wait(PATIENCE_S)
 
 
 def test_a_handshake_that_drips_takes_no_more_than_the_time_there_is(pem: Path) -> None:
@@ -845,10 +857,9 @@ def test_a_handshake_that_drips_takes_no_more_than_the_time_there_is(pem: Path) 
             time.sleep(TIMEOUT_S / 10)
 
     with Peer(act) as peer, sending(http(peer.port, tls=True, timeout_s=TIMEOUT_S, otlp_certificate=pem)) as send:
-        began = time.monotonic()
-        assert send().fate is Fate.RETRY
-        assert time.monotonic() - began < TIMEOUT_S + SLACK_S
-        assert peer.ended.wait(5)
+        answers = in_time(send, lambda _: peer.connections > 0)
+        assert {answer.fate for answer in answers} == {Fate.RETRY}
+        assert peer.ended.wait(PATIENCE_S)
 
 
 def test_a_collector_that_nobody_vouches_for_gets_nothing(authority: trustme.CA, tmp_path: Path) -> None:
@@ -971,7 +982,7 @@ def grpc_receiver() -> Iterator[GrpcReceiver]:
     server.stop()
 
 
-def calling(port: int, *, timeout_s: float = 5.0, **values: Any) -> Transport:
+def calling(port: int, *, timeout_s: float = PATIENCE_S, **values: Any) -> Transport:
     endpoint = values.pop("otlp_endpoint", f"http://127.0.0.1:{port}")
     return make(AuditConfig(otlp_protocol="grpc", otlp_endpoint=endpoint, otlp_timeout_s=timeout_s, **values))
 
@@ -1092,24 +1103,21 @@ def test_a_grpc_server_without_the_service_wants_an_operator() -> None:
 
 
 def test_a_grpc_receiver_that_hangs_takes_no_more_than_the_time_there_is(grpc_receiver: GrpcReceiver) -> None:
-    grpc_receiver.wait_s = 10
+    grpc_receiver.wait_s = STUCK_S
     with sending(calling(grpc_receiver.port, timeout_s=TIMEOUT_S)) as send:
-        began = time.monotonic()
-        answer = send()
-        assert time.monotonic() - began < TIMEOUT_S + SLACK_S
-        assert answer.fate is Fate.RETRY
-        assert answer.reason.startswith("gRPC DEADLINE_EXCEEDED")
+        # Where the machine stalls while it connects, it may be this that is told first.
+        answers = in_time(send, lambda answer: answer.reason.startswith("gRPC DEADLINE_EXCEEDED"))
+        assert {answer.fate for answer in answers} == {Fate.RETRY}
         grpc_receiver.wait_s = 0
-        assert send().fate is Fate.DELIVERED
+        assert eventually(lambda: send().fate is Fate.DELIVERED)
 
 
 @pytest.mark.parametrize("act", [silent, dripping_at_once(b"H"), dripping_at_once(b"\0")])
 def test_grpc_to_something_else_takes_no_more_than_the_time_there_is(act: Callable[[socket.socket], None]) -> None:
     with Peer(act) as peer, sending(calling(peer.port, timeout_s=TIMEOUT_S)) as send:
-        began = time.monotonic()
-        assert send().fate is Fate.RETRY
-        assert time.monotonic() - began < TIMEOUT_S + SLACK_S
-        assert peer.ended.wait(5), "the connection was not given up"
+        answers = in_time(send, lambda _: peer.connections > 0)
+        assert {answer.fate for answer in answers} == {Fate.RETRY}
+        assert peer.ended.wait(SLACK_S), "the connection was not given up"
 
 
 def test_a_grpc_receiver_that_is_back_is_reached_at_once() -> None:
@@ -1117,6 +1125,7 @@ def test_a_grpc_receiver_that_is_back_is_reached_at_once() -> None:
     with sending(calling(server.port)) as send:
         assert send().fate is Fate.DELIVERED
         server.stop()
+        assert send().fate is Fate.RETRY  # its end of the connection may not know yet
         for _ in range(5):  # gRPC's own pause would be seconds by now
             answer = send()
             assert answer.fate is Fate.RETRY
@@ -1124,19 +1133,32 @@ def test_a_grpc_receiver_that_is_back_is_reached_at_once() -> None:
         server = GrpcReceiver(server.port)
         assert send().fate is Fate.DELIVERED
         server.stop()
-        server = GrpcReceiver(server.port)
-        assert send().fate is Fate.DELIVERED, "a connection that was closed meanwhile is no outage"
-        server.stop()
+
+
+def test_a_connection_that_a_grpc_receiver_closed_meanwhile_is_no_outage() -> None:
+    server = GrpcReceiver()
+    with sending(calling(server.port)) as send:
+
+        def is_none() -> bool:
+            nonlocal server
+            assert send().fate is Fate.DELIVERED
+            server.stop()
+            server = GrpcReceiver(server.port)
+            return send().fate is Fate.DELIVERED
+
+        # More than once only where the machine stalls: until our end knows, what is sent is lost.
+        assert eventually(is_none)
+    server.stop()
 
 
 def test_closing_ends_a_call_at_once(grpc_receiver: GrpcReceiver) -> None:
-    grpc_receiver.wait_s = 10
-    transport = calling(grpc_receiver.port, timeout_s=60)
+    grpc_receiver.wait_s = STUCK_S
+    transport = calling(grpc_receiver.port, timeout_s=STUCK_S)
     with futures.ThreadPoolExecutor(1) as pool:
         answer = pool.submit(transport.send, REQUEST)
         assert eventually(lambda: bool(grpc_receiver.requests))
         transport.close()
-        assert answer.result(5).fate is Fate.RETRY
+        assert answer.result(PATIENCE_S).fate is Fate.RETRY
     assert transport.send(REQUEST) == Answer(Fate.RETRY, "closed")
 
 
