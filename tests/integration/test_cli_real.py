@@ -12,7 +12,7 @@ import httpx
 from collector import servers
 from tests.integration import faulty
 from tests.integration.faulty import Faulty
-from tests.integration.gateway import Gateway
+from tests.integration.gateway import ANSWER_SECONDS_MAX, REFUSED, Gateway
 from tests.integration.load import Archive, audited, until, waiting
 from tests.integration.test_processes import ROOT, UVICORN, Api
 
@@ -47,12 +47,11 @@ def is_poison(record: LogRecord) -> bool:
 
 
 def test_an_operator_delivers_what_a_killed_process_has_left(otelcol: Path, tmp_path: Path) -> None:
-    dead = f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs"
-    environ = audited(dead, tmp_path)
+    environ = audited(f"{REFUSED}/v1/logs", tmp_path)
     journal = tmp_path / "journal"
     with Api(UVICORN, environ) as api:
         for number in range(REQUESTS):
-            httpx.get(f"{api.url}/kept/{number}", verify=servers.TLS, trust_env=False)
+            httpx.get(f"{api.url}/kept/{number}", timeout=ANSWER_SECONDS_MAX, verify=servers.TLS, trust_env=False)
         until(lambda: any(journal.glob("*/status.json")), lambda: "no note")
         until(lambda: tron_audit(environ, "status")[1]["processes"][0]["note"]["reason"], lambda: "no attempt")
         answers: list[Any] = []
@@ -86,7 +85,8 @@ def test_an_operator_delivers_what_a_killed_process_has_left(otelcol: Path, tmp_
         code, shown = tron_audit(environ, "journal", "dead-letters", "--show", letter["id"])
         assert code == 0
         # What is shown is OTLP/JSON that a real Collector takes.
-        assert httpx.post(gateway.url, json=shown, trust_env=False).json() == {"partialSuccess": {}}
+        taken = httpx.post(gateway.url, json=shown, timeout=ANSWER_SECONDS_MAX, trust_env=False)
+        assert taken.json() == {"partialSuccess": {}}
         assert tron_audit(environ, "journal", "dead-letters", "--retry")[1]["delivered"] == 1
         assert archive.items() == set(range(REQUESTS))
         assert archive.duplicates() == 1, "by --show and --retry, with the same id and content"

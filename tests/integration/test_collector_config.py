@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from collector import launch, servers
 from tests.integration.gateway import (
+    ANSWER_SECONDS_MAX,
     EXEC,
     LOGIN,
     SETTINGS,
@@ -116,7 +117,7 @@ class TestArchive:
     def test_its_own_metrics_count_what_came_in(self, otelcol: Path, tmp_path: Path) -> None:
         with Gateway(otelcol, tmp_path, {}) as gateway:
             assert gateway.send(record(EXEC), record(LOGIN)).status_code == 200
-            metrics = httpx.get(gateway.metrics, trust_env=False).text
+            metrics = httpx.get(gateway.metrics, timeout=ANSWER_SECONDS_MAX, trust_env=False).text
         [accepted] = [line for line in metrics.splitlines() if line.startswith("otelcol_receiver_accepted_log_records")]
         assert accepted.endswith(" 2")
 
@@ -136,7 +137,8 @@ def test_launch_becomes_the_collector(otelcol: Path, tmp_path: Path) -> None:
     }
     command = [sys.executable, "-m", "collector.launch", "--binary", str(otelcol)]
     with servers.Server("launch", command, environ, f"http://127.0.0.1:{health}/") as server:
-        assert httpx.post(f"http://127.0.0.1:{otlp_http}/v1/logs", trust_env=False).status_code == 401
+        answer = httpx.post(f"http://127.0.0.1:{otlp_http}/v1/logs", timeout=ANSWER_SECONDS_MAX, trust_env=False)
+        assert answer.status_code == 401
         if sys.platform == "linux":
             assert TOKEN not in Path(f"/proc/{server.pid}/cmdline").read_text()
         # The process is the Collector itself: a signal reaches it without anything in between.

@@ -26,6 +26,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from collector import launch, servers
 from tests.integration.faulty import PROTOBUF, Call, Faulty, Reply
 from tests.integration.gateway import (
+    ANSWER_SECONDS_MAX,
     EXEC,
     LOGIN,
     Gateway,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 WRONG = "wr0ng-t0ken"
 NEXT = "n3xt-t0ken"
-HANDSHAKE_SECONDS_MAX = 5
 CONNECTION_OF_HTTP_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 REFUSED = {"http/protobuf": "401", "grpc": "UNAUTHENTICATED"}
 """What an application's log says of a token that is not known, by protocol."""
@@ -101,7 +101,11 @@ def export_over(channel: grpc.Channel, **more: Any) -> Any:
         "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
         request_serializer=ExportLogsServiceRequest.SerializeToString,
         response_deserializer=ExportLogsServiceResponse.FromString,
-    )(message, timeout=10, **more)
+    )(message, timeout=ANSWER_SECONDS_MAX, **more)
+
+
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, timeout=ANSWER_SECONDS_MAX, trust_env=False)
 
 
 def with_token(token: str) -> list[tuple[str, str]]:
@@ -120,7 +124,7 @@ def refusal(port: int, context: ssl.SSLContext) -> str:
     In TLS 1.3 a client's certificate is looked at when the client has finished: the alert comes instead of an answer.
     """
     context.set_alpn_protocols(["h2"])  # which both protocols speak
-    plain = socket.create_connection(("127.0.0.1", port), timeout=HANDSHAKE_SECONDS_MAX)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS_MAX)
     try:
         with plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
             secure.sendall(CONNECTION_OF_HTTP_2)
@@ -177,7 +181,7 @@ class TestTls:
         self, otelcol: Path, tmp_path: Path, authority: trustme.CA, certificate: dict[str, str]
     ) -> None:
         with Gateway(otelcol, tmp_path / "data", certificate) as gateway:
-            assert httpx.get(gateway.url.replace("https", "http"), trust_env=False).status_code == 400
+            assert get(gateway.url.replace("https", "http")).status_code == 400
             with grpc.insecure_channel(gateway.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
                 export_over(channel)
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -237,7 +241,10 @@ class TestTls:
 
 
 def written_in_place(file: Path, text: str) -> None:
-    file.write_text(text)
+    """The new token first, and then off with what is left of the old: at no moment is the file empty."""
+    with file.open("r+" if file.exists() else "w") as opened:
+        opened.write(text)
+        opened.truncate()
 
 
 def replaced(file: Path, text: str) -> None:
@@ -435,8 +442,8 @@ class TestNoSecretIsShown:
                 assert gateway.send(record(LOGIN), token=TOKEN).status_code == 200
                 eventually(lambda: log().count("Will retry") >= len(URLS), "each SIEM's 503")
                 assert {header(name, tokens[TOKENS[name]]) for name in URLS} == set(refusing.headers)
-                assert secrets_in(httpx.get(gateway.metrics, trust_env=False).content, secrets) == []
-                assert secrets_in(httpx.get(gateway.server.health, trust_env=False).content, secrets) == []
+                assert secrets_in(get(gateway.metrics).content, secrets) == []
+                assert secrets_in(get(gateway.server.health).content, secrets) == []
                 if sys.platform == "linux":
                     assert secrets_in(Path(f"/proc/{gateway.server.pid}/cmdline").read_bytes(), secrets) == []
                 gateway.server.stop()
@@ -478,7 +485,7 @@ def asked(api: Api, count: int) -> Iterator[Api]:
     """The application, after so many requests."""
     with api:
         for number in range(count):
-            assert httpx.get(f"{api.url}/items/{number}", trust_env=False).status_code == 200
+            assert get(f"{api.url}/items/{number}").status_code == 200
         yield api
 
 
@@ -539,7 +546,10 @@ class TestShipper:
         with Gateway(otelcol, tmp_path / "data", settings) as gateway:
             url = gateway.url if protocol == "http/protobuf" else f"https://{gateway.grpc}"
             config = AuditConfig(
-                otlp_protocol=protocol, otlp_endpoint=url, otlp_certificate=Path(ca_file(authority, tmp_path))
+                otlp_protocol=protocol,
+                otlp_endpoint=url,
+                otlp_certificate=Path(ca_file(authority, tmp_path)),
+                otlp_timeout_s=ANSWER_SECONDS_MAX,
             )
             transport = make(config)
             try:

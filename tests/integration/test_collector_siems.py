@@ -13,10 +13,12 @@ from ruamel.yaml import YAML
 from collector import launch, servers
 from tests import golden, siem_records
 from tests.integration.gateway import (
+    ANSWER_SECONDS_MAX,
     EXEC,
     HASTE,
     LOGIN,
     SETTINGS,
+    WAIT_SECONDS_MAX,
     Gateway,
     encoded,
     eventually,
@@ -88,7 +90,7 @@ def send_marked(gateway: Gateway, siem: str, record_: dict[str, Any]) -> httpx.R
     """Send a record as `tron-audit replay` does."""
     message = json.loads(request(record_))
     message["resourceLogs"][0]["resource"]["attributes"] += encoded({REPLAY_MARK: siem})
-    return httpx.post(gateway.url, json=message, trust_env=False)
+    return httpx.post(gateway.url, json=message, timeout=ANSWER_SECONDS_MAX, trust_env=False)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -229,7 +231,8 @@ def test_a_sender_cannot_write_into_them_by_its_resource_or_scope(otelcol: Path,
     around["resource"]["attributes"] += forged
     around["scopeLogs"][0]["scope"]["attributes"] = forged
     with Gateway(otelcol, tmp_path / "data", {}, *files) as gateway:
-        assert httpx.post(gateway.url, json=message, trust_env=False).status_code == 200
+        answer = httpx.post(gateway.url, json=message, timeout=ANSWER_SECONDS_MAX, trust_env=False)
+        assert answer.status_code == 200
     for name, fields in FORGED_AROUND.items():
         [(left, _)] = records_of(requests_in(tmp_path / name))
         forbidden = [field for place in left.values() for field in fields if place.get(field) == "forged"]
@@ -313,6 +316,7 @@ class TestDelivery:
             exporters[exporter] = {
                 "headers": headers if name == "elasticsearch" else {"AccountID": str(tenant)},
                 "sending_queue": HASTE["sending_queue"],
+                "timeout": HASTE["timeout"],
             }
             settings |= urls[name]
         file.write_text(json.dumps({"exporters": exporters}))
@@ -329,7 +333,7 @@ class TestDelivery:
         settings = self.into_tenants(store, names, tmp_path / "tenants.yaml")
         with Gateway(otelcol, tmp_path / "data", settings, tmp_path / "tenants.yaml") as gateway:
             assert gateway.send(record(EXEC)).status_code == 200
-            found = {name: store.wait("*", 1, tenant) for tenant, name in enumerate(names, start=1)}
+            found = {name: store.wait("*", 1, tenant, WAIT_SECONDS_MAX) for tenant, name in enumerate(names, start=1)}
         expected = {
             "datadog": {
                 "_msg": "alice ran ls",

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from collector import servers
-from tests.integration.gateway import Gateway
+from tests.integration.gateway import REFUSED, Gateway
 from tests.integration.test_processes import ROOT, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRAM = """
-import multiprocessing, os
+import multiprocessing, os, time
 from fastapi import FastAPI
 import tron_audit_otel as audit
 
@@ -37,7 +36,16 @@ if os.environ.get("TEST_FORK"):
         audit.record(action="DELETE", resource="backups/2")
         raise SystemExit
     os.waitpid(child, 0)
+if __name__ == "__main__":
+    print(time.monotonic())
 """
+
+SECONDS_MAX = 120
+"""A machine that is busy takes ten seconds to start a process, and some of these programs are three."""
+PATIENT = {"AUDIT_LOG_SHUTDOWN_SECONDS_MAX": "30"}
+"""For a Collector that is only slow."""
+END_SECONDS_MAX = 15
+"""The end's own bound is two seconds; without it the end would wait for the Collector for ever."""
 
 
 def run(directory: Path, url: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +53,7 @@ def run(directory: Path, url: str, **more: str) -> subprocess.CompletedProcess[s
     program.write_text(PROGRAM)
     command = [sys.executable, "-W", "ignore:This process", str(program)]
     return subprocess.run(
-        command, env=settings(url, **more), cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+        command, env=settings(url, **more), cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX, check=True
     )
 
 
@@ -60,7 +68,7 @@ def test_a_program_that_ends_has_sent_its_records(
 ) -> None:
     with Gateway(otelcol, tmp_path / "collector", {}) as gateway:
         url = f"http://{gateway.grpc}" if protocol == "grpc" else gateway.url
-        run(tmp_path, url, OTEL_EXPORTER_OTLP_LOGS_PROTOCOL=protocol, **fork)
+        run(tmp_path, url, OTEL_EXPORTER_OTLP_LOGS_PROTOCOL=protocol, **PATIENT, **fork)
         archived = gateway.archived()
     # A forked process has a stream of its own, from START to STOP; what its parent had queued stays its parent's.
     facts = [record for record in archived if record.get("audit.actor.id") != "tron_audit_otel"]
@@ -74,8 +82,7 @@ def test_a_program_that_ends_has_sent_its_records(
 
 
 def test_a_dead_collector_does_not_hold_the_end_up(tmp_path: Path) -> None:
-    began = time.monotonic()
-    result = run(tmp_path, f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs")
-    assert time.monotonic() - began < 8
+    result = run(tmp_path, f"{REFUSED}/v1/logs")
+    assert time.monotonic() - float(result.stdout) < END_SECONDS_MAX  # one clock for all processes
     assert "lost" not in result.stderr
     assert "Traceback" not in result.stderr

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from collector import servers
 from tests.integration import faulty
 from tests.integration.faulty import Faulty
+from tests.integration.gateway import REFUSED
 from tests.integration.load import Load, audited, until, waiting
 from tests.integration.test_processes import UVICORN, Api
 
@@ -23,6 +23,8 @@ RATE = 500
 DISK_SECONDS = 0.3
 BLOCKED_SECONDS = 0.25
 """A loop that waited for one write to the slow disk, or for one time-out of the Collector, would lag by more."""
+
+ROUNDS_MAX = 5
 
 FACTOR = 2
 FLOOR_SECONDS = sys.getswitchinterval()
@@ -39,7 +41,7 @@ COMMITS = ["batch", "response"]
 @contextmanager
 def collector(fault: str) -> Iterator[str]:
     """The URL of one that is hung, or that nobody listens at."""
-    dead = f"http://127.0.0.1:{servers.free_ports(1)[0]}/v1/logs"
+    dead = f"{REFUSED}/v1/logs"
     with Faulty(dead) as proxy:
         proxy.fault = faulty.hang
         yield proxy.url if fault == "Collector hung" else dead
@@ -64,6 +66,13 @@ def test_the_loop_never_waits(tmp_path: Path, fault: str, commit: str) -> None:
         with Api(UVICORN, settings) as api:
             until(lambda: waiting(tmp_path / "journal"), lambda: "the journal was never begun")
             lag = lag_under_load(api, RATE // 2)
+            # The machine itself may have paused. A loop that waits would do so each time: the Collector is asked in any
+            # three seconds, and the disk all the while.
+            again = RATE // 5 if fault == "disk slow" else RATE * 3
+            for _ in range(ROUNDS_MAX):
+                if lag["max"] < BLOCKED_SECONDS:
+                    break
+                lag = lag_under_load(api, again)
     assert lag["max"] < BLOCKED_SECONDS, lag
     if fault == "disk slow":
         assert {"pwrite", "fdatasync"} <= set(lag["delayed"]), f"the disk was not slow: {lag}"

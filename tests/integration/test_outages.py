@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 RATE = 1_000
-LATE_SECONDS_MAX = 5
-STOP_SECONDS_MAX = 8
-"""The end's own bound is two seconds and one time-out of the Collector, which is a second here; the rest is noise."""
+USUAL_SECONDS_MAX = 0.5
+"""Of an answer; one that waits for the Collector takes its time-out, which is a second here."""
+STOP_SECONDS_MAX = 20
+"""The end's own bound is two seconds and one time-out of the Collector; without it the end would never come."""
 
 
 @dataclass
@@ -49,8 +50,7 @@ class Scene:
         with Load(self.api.url, range(self.requests, self.requests + requests), rate=RATE) as load:
             during(load)
         assert load.statuses() == {200: requests}
-        late = load.seconds - requests / RATE
-        assert late < LATE_SECONDS_MAX, f"the requests took {late:.1f} s longer than they should"
+        assert load.usual_seconds() < USUAL_SECONDS_MAX, f"half of the answers took {load.usual_seconds():.1f} s"
         self.requests += requests
 
     def settle(self) -> None:
@@ -66,7 +66,7 @@ class Scene:
         there = self.archive.items()
         assert there == expected, f"lost: {some(expected - there)}, too many: {some(there - expected)}"
         assert self.archive.problems({faulty.number(record, "audit.sequence.number") for record in aside}) == []
-        until(lambda: self._delivered() == len(self.archive.ids()), self._disagreement, 10)
+        until(lambda: self._delivered() == len(self.archive.ids()), self._disagreement)
         found = stats(self.api.url)
         assert found["dead_lettered"] + found["adopted"]["dead_lettered"] == len(poison), found
         assert not any({**found["dropped"], **found["adopted"]["dropped"]}.values()), found
@@ -152,6 +152,7 @@ def test_a_collector_that_hangs(otelcol: Path, tmp_path: Path, protocol: str) ->
 
             try:
                 scene.load(1_000, hang)
+                scene.load(100)  # however soon the others were delivered
                 until(lambda: waiting(scene.journal) > 0, lambda: "nothing waits: the Collector did not hang")
             finally:
                 os.kill(gateway.server.pid, signal.SIGCONT)
@@ -176,13 +177,15 @@ FAULTS: dict[str, faulty.Fault] = {
 def test_a_collector_that_fails_for_a_while(lasting: Scene, fault: str) -> None:
     lasting.proxy.seen.clear()
     lasting.proxy.fault = FAULTS[fault]
+    began = time.monotonic()
     try:
         lasting.load(600)
         until(lambda: lasting.proxy.seen, lambda: "the proxy was not asked")
         if fault != "answers late":
             assert waiting(lasting.journal), "nothing waits: the fault did nothing"
-            # Backing off means: fewer attempts than there were batches.
-            assert len(lasting.proxy.seen) < 10, f"{len(lasting.proxy.seen)} attempts within a second"
+            # Backing off means: fewer attempts than there were batches, of which there are twenty a second.
+            attempts, seconds = len(lasting.proxy.seen), time.monotonic() - began
+            assert attempts < 10 + 2 * seconds, f"{attempts} attempts within {seconds:.1f} s"
     finally:
         lasting.proxy.fault = faulty.passing
     lasting.settle()
@@ -193,12 +196,11 @@ def test_an_answer_that_asks_for_an_hour_is_heard_and_loses_nothing(scene: Scene
     scene.proxy.fault = faulty.status(429, Retry_After="3600")
     scene.gateway.server.start()
     scene.load(600)
+    until(lambda: 429 in scene.proxy.statuses(), lambda: "the proxy was not asked")
     time.sleep(2)  # an attempt in spite of the answer would come now: the longest wait is set to a second
     assert scene.proxy.statuses()[-1] == 429
     assert scene.proxy.statuses().count(429) == 1, scene.proxy.statuses()
-    began = time.monotonic()
-    scene.api.stop()
-    assert time.monotonic() - began < STOP_SECONDS_MAX
+    scene.api.stop(seconds=STOP_SECONDS_MAX)
     assert waiting(scene.journal) >= 600
     scene.proxy.fault = faulty.passing
     scene.api.start()
@@ -228,9 +230,7 @@ def test_one_record_in_a_thousand_that_is_refused(
 def test_with_a_collector_that_hangs_the_end_comes_soon_and_leaves_the_records(scene: Scene) -> None:
     scene.proxy.fault = faulty.hang
     scene.load(500)
-    began = time.monotonic()
-    scene.api.stop()
-    assert time.monotonic() - began < STOP_SECONDS_MAX
+    scene.api.stop(seconds=STOP_SECONDS_MAX)
     scene.gateway.server.start()
     scene.proxy.fault = faulty.passing
     scene.api.start()

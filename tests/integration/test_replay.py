@@ -23,7 +23,7 @@ from tests.archives import line
 from tests.archives import record as short_record
 from tests.integration import faulty
 from tests.integration.faulty import Faulty
-from tests.integration.gateway import EXEC, Gateway, eventually, hasty, record, settings_of
+from tests.integration.gateway import ANSWER_SECONDS_MAX, EXEC, Gateway, eventually, hasty, record, settings_of
 from tests.integration.test_processes import ROOT
 from tests.test_otlp_json import requests
 from tron_audit_otel import archive
@@ -61,7 +61,7 @@ class Scene:
         return sorted(row["audit.record.id"] for row in self.store.query("*", tenant))
 
     def refused(self) -> int:
-        text = httpx.get(self.gateway.metrics, verify=servers.TLS, trust_env=False).text
+        text = httpx.get(self.gateway.metrics, timeout=ANSWER_SECONDS_MAX, verify=servers.TLS, trust_env=False).text
         found = re.findall(
             r"^otelcol_exporter_send_failed_log_records\{[^}]*otlp_http/datadog[^}]*\} (\d+)", text, re.MULTILINE
         )
@@ -83,6 +83,16 @@ class Scene:
         )
         assert done.returncode == code, done.stdout + done.stderr
         return json.loads(done.stdout or done.stderr.splitlines()[-1])
+
+    @contextmanager
+    def replaying(self, *arguments: str, **where: str) -> Iterator[subprocess.Popen[str]]:
+        """A replay of everything that goes on meanwhile, and does not outlive the test."""
+        command, environ = self.command("--since", SINCE, *arguments), {**self.environ, **where}
+        with subprocess.Popen(command, env=environ, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def archived(self) -> bytes:
         return (self.gateway.data / "archive" / "audit.jsonl").read_bytes()
@@ -193,10 +203,15 @@ def test_a_siem_that_is_off_and_a_token_that_is_wrong(scene: Scene) -> None:
 def test_a_collector_that_is_killed_in_the_midst_gets_the_rest_when_it_lives(otelcol: Path, tmp_path: Path) -> None:
     ids = fresh(300)
     with staged(otelcol, tmp_path, b"".join(line(short_record(each)) for each in ids)) as scene:
-        command = scene.command("--since", SINCE, "--rate", "100")
-        with subprocess.Popen(command, env=scene.environ, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        with (
+            Faulty(scene.gateway.url) as between,
+            scene.replaying("--rate", "100", OTEL_EXPORTER_OTLP_LOGS_ENDPOINT=between.url) as process,
+        ):
+            # However long it takes to see the first ones, the rest comes after the kill.
+            between.fault = lambda call: call.forward() if 200 not in between.statuses() else faulty.reset(call)
             eventually(lambda: len(scene.stored(DATADOG)) >= 100, "the first records at Datadog")
             scene.gateway.server.kill()
+            between.mend()
             time.sleep(1)  # its attempts fail meanwhile
             assert process.poll() is None
             scene.gateway.server.start()
@@ -211,15 +226,14 @@ def test_a_collector_that_is_killed_in_the_midst_gets_the_rest_when_it_lives(ote
 def test_it_stops_when_it_is_asked_to_and_says_how_far_it_came(
     otelcol: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with staged(otelcol, tmp_path, b"".join(line(short_record(each)) for each in fresh(1_000))) as scene:
-        command = scene.command("--since", SINCE, "--rate", "50")
-        with subprocess.Popen(command, env=scene.environ, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with staged(otelcol, tmp_path, b"".join(line(short_record(each)) for each in fresh(5_000))) as scene:
+        with scene.replaying("--rate", "50") as process:
             eventually(lambda: scene.stored(DATADOG), "the first records at Datadog")
             process.send_signal(number)
             out, _ = process.communicate(timeout=REPLAYED_SECONDS_MAX)
         answer = json.loads(out)
         assert (process.returncode, answer["ok"], answer["signal"]) == (128 + number, False, number)
-        assert 0 < answer["sent"] < 1_000
+        assert 0 < answer["sent"] < 5_000
         eventually(lambda: len(scene.stored(DATADOG)) == answer["sent"], "as many records as it says")
 
 
@@ -228,15 +242,13 @@ def test_a_siem_that_is_down_does_not_get_its_queue_filled_for_all(otelcol: Path
     capacity = 400_000  # all of it has 0.6 MB
     with staged(otelcol, tmp_path, b"".join(large), {"AUDIT_COLLECTOR_QUEUE_BYTES": str(capacity)}) as scene:
         scene.datadog.fault = faulty.status(503)
-        with subprocess.Popen(
-            scene.command("--since", SINCE), env=scene.environ, cwd=ROOT, stdout=subprocess.PIPE, text=True
-        ) as process:
+        with scene.replaying() as process:
             eventually(lambda: scene.datadog.seen, "an attempt")
             time.sleep(3)  # three looks
             assert process.poll() is None
             scene.send(*fresh(5))  # others are taken meanwhile
             eventually(lambda: len(scene.stored(ELASTIC)) == 5, "records at the healthy SIEM")
-            text = httpx.get(scene.gateway.metrics, trust_env=False).text
+            text = httpx.get(scene.gateway.metrics, timeout=ANSWER_SECONDS_MAX, trust_env=False).text
             assert not re.search(r"enqueue_failed_log_records\{.*\} [1-9]", text), "a sender was refused"
             scene.datadog.fault = faulty.passing
             out, _ = process.communicate(timeout=REPLAYED_SECONDS_MAX)
@@ -299,12 +311,19 @@ def test_what_the_collector_has_closed_is_read_with_the_rest(otelcol: Path, tmp_
 
 
 @given(request=requests)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_the_collector_archived_is_what_it_was_sent(gateway: Gateway, request: ExportLogsServiceRequest) -> None:
     file = gateway.data / "archive" / "audit.jsonl"
     before = file.stat().st_size if file.exists() else 0
     content = request.SerializeToString()
-    answer = httpx.post(gateway.url, content=content, headers=faulty.PROTOBUF, verify=servers.TLS, trust_env=False)
+    answer = httpx.post(
+        gateway.url,
+        content=content,
+        headers=faulty.PROTOBUF,
+        timeout=ANSWER_SECONDS_MAX,
+        verify=servers.TLS,
+        trust_env=False,
+    )
     assert answer.status_code == 200
     # Alone in a directory, for an archive gives an id once.
     alone = gateway.data / "alone"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 FORGED = "198.51.100.66"
 HERE = "127.0.0.1"
 SOURCE = ("client.address", "network.peer.address", "audit.source_ip.rule", "audit.source_ip.suspect")
-START_SECONDS_MAX = 10
+START_SECONDS_MAX = 60
+ANSWER_SECONDS_MAX = 60
 
 UNTRUSTING = {"proxy_headers": False}
 DEFAULT: dict[str, Any] = {}
@@ -57,8 +58,9 @@ def sources(config: AuditConfig, headers: list[tuple[str, str]], uds: Path | Non
     where = {} if uds is None else {"uds": str(uds)}
     with capture(app, config) as audit, served(app, **where, **options) as server:
         port = 0 if uds else server.servers[0].sockets[0].getsockname()[1]
+        base = f"http://{HERE}:{port}"
         transport = httpx.HTTPTransport(uds=str(uds) if uds else None)
-        with httpx.Client(transport=transport, base_url=f"http://{HERE}:{port}") as client:
+        with httpx.Client(transport=transport, base_url=base, timeout=ANSWER_SECONDS_MAX) as client:
             assert client.get("/items", headers=headers).status_code == 200
     return tuple(audit.last.get(name) for name in SOURCE)
 

@@ -78,4 +78,5 @@ def check_streams(load: Load, archive: Archive) -> None:
                 pids_of[stream].add(int(answer.body))
     assert all(len(streams) == 1 for streams in streams_of.values()), f"several streams a process: {dict(streams_of)}"
     assert all(len(pids) == 1 for pids in pids_of.values()), f"several processes a stream: {dict(pids_of)}"
-    assert len(streams_of) >= WORKERS, f"only {len(streams_of)} workers answered"
+    # The killed ones, and whoever came after them: how the others share the load is the system's affair.
+    assert len(streams_of) > KILLS, f"only {len(streams_of)} workers answered"
