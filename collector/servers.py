@@ -76,13 +76,20 @@ class ServerError(Exception):
     """A server did not start, did not answer, or did not hold what was expected; the message has its log's tail."""
 
 
+_found: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
-    """Find ports on the loopback address that nobody listens on, all different."""
+    """Find ports on the loopback address that nobody listens on, and none twice: what is to listen may start later."""
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
+        while len(ports) < count:
+            each = stack.enter_context(socket.socket())
             each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+            if (port := each.getsockname()[1]) not in _found:
+                _found.add(port)
+                ports.append(port)
+    return ports
 
 
 class Server:

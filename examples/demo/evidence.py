@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from examples.demo.stage import Stage
 
 ARCHIVE = "archive"
-ARRIVAL_SECONDS_MAX = 30.0
+ARRIVAL_SECONDS_MAX = 60.0
 """The API's batch waits 50 ms, an exporter's queue 1 s, and VictoriaLogs 1 s until it finds what it took."""
 SETTLE_SECONDS = 1.5
 """How long to wait for a second copy once all have arrived: longer than an exporter's first wait before a retry."""
