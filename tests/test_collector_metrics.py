@@ -193,6 +193,8 @@ def test_it_is_read_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (says(b"", 503), "answers with HTTP 503"),
         (says(b"", 302, {"Location": "http://127.0.0.1:1/"}), "answers with HTTP 302"),
+        (says(b"", 302, {"Location": "http://[::1/"}), "answers with HTTP 302"),
+        (says(b'otelcol_process_uptime 5\na{b="c", ="d"} 2\n'), "answers, but not with a Collector's metrics"),
         (says(b"<html>a notebook</html>"), "answers, but not with a Collector's metrics"),
         (says(b"go_goroutines 7\n"), "answers, but not with a Collector's metrics"),
         (says(b"otelcol_process_uptime\xff 1\n{}{"), "answers, but not with a Collector's metrics"),
@@ -209,7 +211,8 @@ def test_it_is_read_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
     ids=[
-        *("failing", "redirect", "a-page", "another-program", "torn", "cut-short"),
+        *("failing", "redirect", "redirect-to-nowhere", "label-without-a-name", "a-page", "another-program"),
+        *("torn", "cut-short"),
         *("began-later", "began-never", "too-many", "less-than-none"),
     ],
 )
@@ -229,6 +232,25 @@ def test_an_answer_without_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(collector_metrics, "METRICS_BYTES_MAX", 1 << 20)
     with server(says(b"# a comment\n" * 200_000)) as url, pytest.raises(CollectorError, match="more than 1 MiB"):
         read(url)
+
+
+def test_a_redirect_is_not_read_to_its_end() -> None:
+    sent: list[int] = []
+
+    def flood(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "/elsewhere")
+        handler.end_headers()
+        try:
+            for megabytes in range(64):
+                sent[:] = [megabytes]
+                handler.wfile.write(b" " * (1 << 20))
+        except OSError:
+            pass
+
+    with server(flood) as url, pytest.raises(CollectorError, match="answers with HTTP 302"):
+        read(url)
+    assert sent[0] < 32
 
 
 def test_an_answer_that_drips_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

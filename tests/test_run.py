@@ -337,3 +337,24 @@ def test_whatever_stands_in_a_body_becomes_bounded_lines(command: object, contai
 @given(strategies.binary(), strategies.binary())
 def test_no_body_and_no_query_is_too_broken_to_be_looked_at(body: bytes, query: bytes) -> None:
     of_request(Execution(), {"query_string": query}, bytearray(body), ("body.command",), ("query.container",))
+
+
+class Piece(bytes):
+    """As some clients of containers give it."""
+
+
+class Broken(bytes):
+    """Is no bytes on second thought."""
+
+    def __bytes__(self) -> bytes:
+        raise RuntimeError("detached")
+
+
+def test_output_of_a_class_of_its_own_is_the_same_output() -> None:
+    run, same = Run("ls"), Run("ls")
+    for piece in (b"\xc3", b"\xa9\xff"):
+        run.write(stdout=Piece(piece))
+        same.write(stdout=piece)
+    assert run.execution.stdout == same.execution.stdout
+    run.write(stderr=Broken(b"x"))
+    assert run.execution.stderr is not None

@@ -354,6 +354,56 @@ def test_a_huge_answer_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        pytest.param(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n", "more than 1 MiB", id="redirect"),
+        pytest.param(b"HTTP/1.1 503 Down\r\n\r\n", "cannot be reached: Connection refused", id="tried-again"),
+    ],
+)
+def test_an_answer_that_is_no_success_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, head: bytes, expected: str
+) -> None:
+    """Neither `requests`, which reads a redirect to its end, nor urllib3, which does with what it tries again."""
+    monkeypatch.setattr(search_http, "ANSWER_BYTES_MAX", 1 << 20)
+    left: list[int] = []
+
+    def flood(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        listener.close()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(head)
+            for megabytes in range(64, 0, -1):
+                left[:] = [megabytes]
+                connection.sendall(b" " * (1 << 20))
+            left[:] = [0]
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=flood, args=(listener,))
+        thread.start()
+        with pytest.raises(SearchError, match=expected):
+            Elasticsearch(Client(url)).ids(["a"], SPAN)
+        thread.join()
+    assert left[0] > 32
+
+
+@pytest.mark.parametrize("after", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "9" * 5_000], ids=["year", "seconds"])
+def test_a_pause_that_no_calendar_has_is_none(monkeypatch: pytest.MonkeyPatch, after: str) -> None:
+    monkeypatch.setattr(search_http, "BACKOFF_SECONDS", 0)
+    with FakeSplunk("a") as splunk:
+        splunk.faults = [fault(503, Retry_After=after)]
+        assert Splunk(client(splunk)).ids(["a"], SPAN) == {"a"}
+
+
+@pytest.mark.parametrize("page", ["1", '"x"', "[1]", "true"])
+def test_a_page_of_datadogs_that_is_none_is_an_error(page: str) -> None:
+    answer = fault(200, f'{{"data": [], "meta": {{"page": {page}}}}}')
+    with Canned(answer) as server, pytest.raises(SearchError, match="lacks `data` or `meta`"):
+        Datadog(client(server)).ids(["a"], SPAN)
+
+
+@pytest.mark.parametrize(
     ("head", "seconds_max", "expected"),
     [
         # So much that no read runs into it, and by a clock that is past it soon.

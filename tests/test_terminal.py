@@ -164,3 +164,21 @@ def test_names_of_files_are_text(tmp_path: Path, capsys: Any) -> None:
             code, out, err = run(capsys, [*command.split(), *form], root)
             assert code in (0, 1)
             assert is_safe(out + err)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status", "x\ntron-audit: all is well"], ["status", "--x\ntron-audit: all is well"]]
+)
+def test_a_wrong_argument_is_told_in_one_line(arguments: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(arguments, {})
+    assert "\ntron-audit: all" not in capsys.readouterr().err
+
+
+def test_names_that_a_collector_gives_are_told_in_one_line(tmp_path: Path, capsys: Any) -> None:
+    """A label of Prometheus may have a line break, and an error of ours several lines."""
+    page = 'otelcol_process_uptime 5\notelcol_exporter_queue_size{exporter="x\\ntron-audit: All was sent"} 0\n'
+    with server(says(page.encode())) as url:
+        arguments = ["replay", "--to", "splunk", "--since", "1h", "--archive", str(tmp_path), "--collector", url]
+        _, _, err = run(capsys, arguments, tmp_path / "journal")
+    assert "those it has: x\\ntron-audit" in err

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tron_audit_otel import collector_metrics
-from tron_audit_otel.cli_text import size
+from tron_audit_otel.cli_text import printable, size
 from tron_audit_otel.errors import CollectorError, ConfigError, ReplayError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def required(collector: Collector, name: str, argument: str) -> Siem:
     """
     siem = find(collector, name)
     if siem is None:
-        names = ", ".join(each.name for each in collector.siems) or "none"
+        # What answers there chooses these names, and an error may have several lines.
+        names = printable(", ".join(each.name for each in collector.siems)) or "none"
         raise ConfigError(
             f"{argument} {name}: the Collector at {collector.url} sends to no such SIEM; those it has: {names}"
         )

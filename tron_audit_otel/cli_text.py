@@ -153,11 +153,11 @@ def logged(progress: Progress, logger: logging.Logger) -> Iterator[None]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments, which may have been pasted from anywhere, in printable lines."""
+    """Says what is wrong with the arguments, which may have been pasted from anywhere, in one printable line."""
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Ends the program."""
-        super().exit(status, message and f"{lines(message.rstrip().split(chr(10)))}\n")
+        super().exit(status, message and f"{printable(message.rstrip())}\n")
 
 
 def _columns(stream: TextIO) -> int:

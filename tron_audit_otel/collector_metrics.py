@@ -112,8 +112,16 @@ class Collector:
         return max(0.0, self.read_at - self.uptime_s)
 
 
+class Session(requests.Session):
+    """Finds no redirect: told only not to follow any, it would read its body whole, and where it leads."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - overrides a method
+        """Gives none."""
+        return
+
+
 def read(url: str, timeout_s: float = TIMEOUT_SECONDS) -> Collector:
-    """Asks the Collector at `url`; no longer than about twice `timeout_s`.
+    """Asks the Collector at `url`; no longer than about twice `timeout_s`, unless its answer's head drips.
 
     Raises:
         CollectorError: It does not answer, or it is no Collector; the message names the address and the settings.
@@ -122,7 +130,7 @@ def read(url: str, timeout_s: float = TIMEOUT_SECONDS) -> Collector:
     text = _fetch(url, timeout_s)
     try:
         return parse(text, url, read_at)
-    except ValueError as error:
+    except (ValueError, LookupError) as error:  # the parser raises either
         raise _error(url, "answers, but not with a Collector's metrics") from error
 
 
@@ -322,7 +330,7 @@ def _plain(name: str) -> str:
 
 
 def _fetch(url: str, timeout_s: float) -> str:
-    with requests.Session() as session:
+    with Session() as session:
         session.trust_env = False  # a proxy for the internet knows nothing of it
         try:
             with session.get(

@@ -54,8 +54,8 @@ class Run:
 
     def _written(self, output: Output | None, piece: object) -> Output:
         output = output or Output(self._redactor)
-        if type(piece) is bytearray or type(piece) is memoryview:
-            with suppress(ValueError):  # a view that was released
+        if isinstance(piece, bytes | bytearray | memoryview) and type(piece) is not bytes:
+            with suppress(Exception):  # a view that was released; a class of the application's may do anything
                 piece = bytes(piece)
         output.write(piece if type(piece) is str or type(piece) is bytes else redact.text(piece))
         return output

@@ -80,12 +80,13 @@ class Datadog:
         while True:
             answer = self._client.question(PATH, json=body)
             meta, logs = answer.get("meta") or {}, answer.get("data") or []
-            if not isinstance(meta, dict) or not isinstance(logs, list):
+            page = (meta.get("page") or {}) if isinstance(meta, dict) else None
+            if not isinstance(page, dict) or not isinstance(logs, list):
                 raise self._client.odd(PATH, "lacks `data` or `meta`")
             if meta.get("status", "done") != "done":
                 raise self._client.odd(PATH, f"is not whole: {meta.get('status')}")
             yield logs
-            after = (meta.get("page") or {}).get("after")
+            after = page.get("after")
             if not after:
                 return
             body["page"]["cursor"] = after

@@ -9,7 +9,7 @@ import ssl
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader
 from urllib3.util import Retry
 
 from tron_audit_otel.answer import SECRET_CHARACTERS_MIN, user_agent
+from tron_audit_otel.collector_metrics import Session
 from tron_audit_otel.errors import SearchError
 from tron_audit_otel.redact import MASK, line
 
@@ -33,7 +34,7 @@ ANSWER_BYTES_MAX = 64 << 20
 """The largest is Datadog's, which gives whole records: a hundred of a usual kilobyte."""
 
 ANSWER_SECONDS_MAX = 300
-"""For a whole answer. A search over months of a busy index takes minutes."""
+"""For an answer, once its head is there. A search over months of a busy index takes minutes."""
 
 CONNECT_SECONDS_MAX = 10
 RETRIES_MAX = 5
@@ -68,7 +69,7 @@ class Client:
         self._url = url
         words = [part for value in (headers or {}).values() for part in value.split()]
         self._secrets = [part for part in words if len(part) >= SECRET_CHARACTERS_MIN]
-        self._session = requests.Session()
+        self._session = Session()
         self._session.auth = _Headers(headers or {})
         self._session.headers["user-agent"] = user_agent()
         adapter = HTTPAdapter(max_retries=_patience())
@@ -156,10 +157,17 @@ class _Headers(AuthBase):
 
 
 class _Patience(Retry):
+    def increment(self, *args: Any, **options: Any) -> Self:  # noqa: ANN401 - passed through
+        """Takes one try away, and closes what was answered: urllib3 would read it to its end, however long it is."""
+        left = super().increment(*args, **options)
+        if (response := options.get("response")) is not None:
+            response.close()
+        return left
+
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
         """Gives what the server asks for, by Retry-After or by Datadog's X-RateLimit-Reset (both in seconds)."""
         asked: float | None = None
-        with suppress(InvalidHeader):
+        with suppress(InvalidHeader, ValueError, OverflowError):  # the last: a year that no calendar has
             asked = super().get_retry_after(response)
         reset = response.headers.get("X-RateLimit-Reset", "")
         if asked is None and re.fullmatch(r"[0-9]{1,9}", reset):
