@@ -125,7 +125,7 @@ class _Uuid:
         return isinstance(found, str) and _UUID.fullmatch(found) is not None
 
 
-BLANK = re.compile("[ \u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
+BLANK = re.compile("[ \u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U00013441\U00013442\U0001d159]")
 
 
 def is_shown(sent: str, shown: str, *, whole: bool = True) -> bool:

@@ -21,6 +21,8 @@ from tron_audit_otel.testing import capture
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
 BURST_REQUESTS = 2000
 BURST_CONCURRENCY = 64
 
@@ -228,6 +230,56 @@ def test_an_execution_that_outlives_its_requests_record_ends_in_one_of_its_own()
         client.get("/x")
     assert [record.get("process.exit.code") for record in seen.records] == [None, 3]
     assert {record["process.command_args"] for record in seen.records} == {("tail",)}
+
+
+def test_an_execution_that_another_request_ends_is_not_in_its_name() -> None:
+    app = FastAPI()
+    left: list[AsyncIterator[bytes]] = []
+
+    @app.get("/run")
+    async def run() -> None:
+        async def output() -> AsyncIterator[bytes]:
+            with audit.execution(command="rm"):
+                yield b"out"
+
+        audit.set_actor("alice")
+        left.append(output())
+        await anext(left[0])
+
+    @app.get("/other")
+    async def other() -> None:
+        audit.set_actor("bob")
+        left.clear()  # as the garbage collector does
+        await asyncio.sleep(0.01)
+
+    client = TestClient(app)
+    with capture(app) as seen, client:
+        client.get("/run")
+        client.get("/other")
+    ended = [record for record in seen.records if record.get("error.type") == "GeneratorExit"]
+    assert [(record.get("audit.actor.id"), record["audit.actor.type"]) for record in ended] == [(None, "system")]
+
+
+def test_who_acts_is_told_where_a_middleware_hands_on_a_copy_of_the_state() -> None:
+    app = FastAPI()
+
+    class Copying:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app({**scope, "state": dict(scope.get("state", {}))}, receive, send)
+
+    app.add_middleware(Copying)
+
+    @app.get("/x")
+    async def handler(request: Request) -> None:
+        request.state.audit_actor = "alice"
+        audit.record(action="DELETE", resource="backups/42")
+
+    with capture(app) as seen:
+        TestClient(app).get("/x")
+    assert [record["audit.actor.id"] for record in seen.records] == ["alice", "alice"]
 
 
 def test_a_task_that_outlives_its_request_does_not_act_in_its_name() -> None:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse,
 from fastapi.testclient import TestClient
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Mount, Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocketDisconnect
 
@@ -532,6 +532,75 @@ def test_a_route_has_the_templates_of_all_its_mounts() -> None:
             assert (path, audit.last["http.route"]) == (path, route)
         assert TestClient(app, "http://a.example.com").get("/of-a-host/b/read").status_code == 200
         assert audit.last["http.route"] == "/of-a-host/{a}/read"
+
+
+def test_a_route_has_no_template_of_a_mount_that_did_not_take_it() -> None:
+    def things() -> FastAPI:
+        inner = FastAPI()
+        inner.get("/things/{thing}")(lambda: None)
+        return inner
+
+    app, outer = FastAPI(), FastAPI()
+    outer.mount("/{kind}", things())
+    app.router.routes.append(EveryonesRoute(Mount("/of/{other}", things())))
+    app.mount("/of/{any}", things())
+    app.host("a.example.com", Router([Mount("/admin/{x}", things())]))
+    app.host("{host}.example.com", Router([Mount("/{t}/{u}", things())]))
+    app.mount("/behind", CORSMiddleware(outer))
+    app.mount("/{tenant}", outer)
+    asked = {
+        ("test", "/of/a/things/1"): ("/of/a/things/{thing}", "of/a/things/1"),
+        ("b.example.com", "/admin/a/things/1"): ("/{t}/{u}/things/{thing}", "admin/a/things/1"),
+        ("test", "/behind/a/things/1"): ("/behind/a/things/{thing}", "behind/a/things/1"),
+        ("test", "/b/a/things/1"): ("/{tenant}/{kind}/things/{thing}", "b/a/things/1"),
+    }
+    with capture(app) as audit:
+        for (host, path), named in asked.items():
+            assert TestClient(app, f"http://{host}").get(path).status_code == 200
+            assert (audit.last["http.route"], audit.last["audit.resource"]) == named
+        app.router.routes = [Mount("/{late}", things())]
+        assert TestClient(app).get("/a/things/1").status_code == 200
+        assert audit.last["http.route"] == "/{late}/things/{thing}"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "resource"),
+    [
+        pytest.param("/tenants/{id}", "/tenants/acme/things/globex", "tenants/acme/things/globex", id="plain"),
+        pytest.param("/{id}", "/v1/things/globex", "v1/things/globex", id="a-tenant-that-looks-like-a-version"),
+        pytest.param("/api/v1/{id}", "/api/v1/acme/things/globex", "acme/things/globex", id="of-an-api"),
+    ],
+)
+def test_a_parameter_of_a_route_takes_no_mounts_place(prefix: str, path: str, resource: str) -> None:
+    app, inner = FastAPI(), FastAPI()
+    inner.delete("/things/{id}")(lambda: None)
+    app.mount(prefix, inner)
+    with capture(app) as audit:
+        assert TestClient(app).delete(path).status_code == 200
+    assert audit.last["http.route"] == f"{prefix}/things/{{id}}"
+    assert audit.last["audit.resource"] == resource
+
+
+def test_the_actor_of_a_rules_resource_is_not_the_paths(tmp_path: Path) -> None:
+    def change(request: Request) -> None:
+        request.state.audit_actor = "alice"
+
+    app = FastAPI()
+    app.put("/of/{actor}/password")(change)
+    file = tmp_path / "policy.yaml"
+    file.write_text("rules: [{name: password, match: {route: '**/password'}, resource: 'users/{actor}'}]")
+    with capture(app, AuditConfig(enabled=True, policy_file=file)) as audit:
+        TestClient(app).put("/of/bob/password")
+    assert audit.last["audit.resource"] == "users/alice"
+
+
+class EveryonesRoute(BaseRoute):
+    """Hands on to another route: as the routes that FastAPI 0.137 and newer make of an included router's."""
+
+    def __init__(self, inner: BaseRoute) -> None:
+        self.inner = inner
+        self.matches = inner.matches  # type: ignore[method-assign] # one that only hands on
+        self.handle = inner.handle  # type: ignore[method-assign] # as above
 
 
 class EveryonesMount:

@@ -252,7 +252,7 @@ def test_no_part_of_a_sentence_can_say_one_of_its_own(event: AuditEvent) -> None
     assert sentence(event).count(" ") == sentence(REQUEST).count(" ")
 
 
-@pytest.mark.parametrize("blank", "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+@pytest.mark.parametrize("blank", "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U00013441\U00013442\U0001d159")
 def test_what_looks_like_a_space_is_none(blank: str) -> None:
     said = sentence(REQUEST._replace(resource=Resource(f"files/x{blank}from{blank}6.6.6.6:")))
     assert blank not in said

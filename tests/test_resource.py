@@ -171,13 +171,8 @@ def test_no_hostile_value_gets_out_of_its_segment(text: str) -> None:
 @fuzzed
 @given(hostile.text, strategies.just("/a/{x}/b"), strategies.dictionaries(hostile.text, hostile.text))
 def test_every_part_of_a_resource_is_a_bounded_line(text: str, route: str, values: dict[str, str]) -> None:
-    for made in (
-        named(text),
-        by_path(text),
-        by_route(route, {"x": text}),
-        by_route(text, values),
-        expand("a/{x}", {"x": text}),
-    ):
+    made_of_a_route = [by_route(route, {"x": text}), by_route(text, values)]
+    for made in (named(text), by_path(text), expand("a/{x}", {"x": text}), *filter(None, made_of_a_route)):
         assert is_safe_line(made.name, LINE_CHARACTERS_MAX)
         assert is_safe_line(made.type or "", LINE_CHARACTERS_MAX)
         assert is_safe_line(made.id or "", LINE_CHARACTERS_MAX)

@@ -254,12 +254,12 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
         command: The arguments, or one string.
         container: The container's name.
     """
-    recorder = _recorder()
+    draft = _draft.get()
+    recorder = _recorder(draft)
     try:
         run = Run(command, container, recorder.redactor if recorder else NO_KEY)
     except Exception as broken:  # noqa: BLE001 - an application's objects may do anything
         run = Run(f"<{error_type(broken)} while the command was read>")
-    draft = _draft.get()
     joined = draft if draft is not None and draft.run is None and not draft.closed else None
     if joined is not None:
         joined.run = run
@@ -273,6 +273,7 @@ def execution(*, command: str | Iterable[str] | None, container: str | None = No
         if joined is None or joined.closed:  # closed meanwhile: its end is on no record yet
             done = run.execution
             _emit(
+                draft,  # a generator may be ended by whoever is there, in another request
                 name=EventName.EXEC,
                 began_ns=began_ns,
                 duration_ns=time.perf_counter_ns() - began,
@@ -304,9 +305,11 @@ def record(
         actor_type: As ``type`` of :func:`set_actor`.
         outcome: ``success``, ``failure`` or ``unknown``.
     """
-    if _recorder() is None:
+    draft = _draft.get()
+    if _recorder(draft) is None:
         return
     _emit(
+        draft,
         name=EventName.EVENT,
         began_ns=time.time_ns(),
         duration_ns=0,
@@ -317,13 +320,13 @@ def record(
     )
 
 
-def _recorder() -> Recorder | None:
-    """Who takes what is said here: the current request's, else the last application's; None where audit is off."""
-    draft = _draft.get()
+def _recorder(draft: Draft | None) -> Recorder | None:
+    """Who takes what is said here: the request's, else the last application's; None where audit is off."""
     return draft.recorder if draft else _recorders[-1] if _recorders else None
 
 
 def _emit(  # noqa: PLR0913 - one call for the records that no request makes
+    draft: Draft | None,
     *,
     name: EventName,
     began_ns: int,
@@ -335,10 +338,9 @@ def _emit(  # noqa: PLR0913 - one call for the records that no request makes
     execution: Execution | None = None,
     error_type: str | None = None,
 ) -> None:
-    recorder = _recorder()
+    recorder = _recorder(draft)
     if recorder is None:
         return
-    draft = _draft.get()
     within = draft if draft is not None and not draft.left else None
     if actor is None:
         actor = (within.who() or ANONYMOUS) if within else Actor(type=ActorType.SYSTEM)

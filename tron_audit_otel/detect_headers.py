@@ -26,8 +26,13 @@ _NO_SECRET = words(
 )
 """Public by their purpose. The client draws the first two at random: one to be found again by, one against caches."""
 _PART = re.compile(r"[^-_.]+")
-_COOKIE_NAME = re.compile(r"[ \t]*+[^=,\s\"']{1,256}+[ \t]?=[ \t]?")
+_COOKIE_NAME = re.compile(r"[ \t]*+[^=,\s\"']{1,256}+[ \t]?=[ \t]?(?!=*+\s*+\Z)")
+"""Before a value: what stands before nothing, or only more of these signs, is base64 with its padding."""
 _COOKIE_FLAGS = words("secure httponly partitioned")
+_ATTRIBUTE = re.compile(
+    r"[^=]*+=\s*+(?:[^=,\s]*+|[A-Za-z]{3,9}, \d\d[ -][A-Za-z]{3}[ -]\d{2,4} [\d:]{8} GMT)\s*+", re.ASCII
+)
+"""Behind a comma or a blank, other than in a date, stands another cookie."""
 
 
 def is_secret(name: str) -> bool:
@@ -59,7 +64,8 @@ def _cookies(value: str, *, is_set: bool) -> Iterator[Span]:
     for at, part in enumerate(value.split(";")):
         end, name = start + len(part), _COOKIE_NAME.match(part)
         told = part.partition("=")[0].strip().lower()
-        if not (at and is_set and told in (COOKIE_ATTRIBUTES if name is not None else _COOKIE_FLAGS)):
+        known = _COOKIE_FLAGS if name is None else COOKIE_ATTRIBUTES
+        if not (at and is_set and told in known and (name is None or _ATTRIBUTE.fullmatch(part))):
             first = start + (len(part) - len(part.lstrip()) if name is None else name.end())
             yield first, start + len(part.rstrip())
         start = end + 1

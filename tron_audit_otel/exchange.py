@@ -19,9 +19,9 @@ from tron_audit_otel.run import of_original, of_request
 from tron_audit_otel.seen import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from starlette.routing import BaseRoute
+    from starlette.routing import Router
     from starlette.types import Message, Receive, Scope, Send
 
     from tron_audit_otel.commitment import Commitment
@@ -51,8 +51,8 @@ class Audit:
     """Selects the requests, and says what they are."""
     recorder: context.Recorder
     """Takes what was seen of them."""
-    routes: Sequence[BaseRoute] = ()
-    """The application's, whatever is added to them later."""
+    router: Router | None = None
+    """The application's, whatever its routes are by now."""
     has_error_handler: bool = False
     """The application answers for its unhandled exceptions, and :meth:`HttpExchange.answered` is told how."""
     admit: Callable[[], Callable[[], None] | None] | None = None
@@ -233,7 +233,8 @@ class Exchange:
             self._leave = None
 
     def _template(self) -> str | None:
-        return route.template(self.scope, self._root_path, self._audit.routes)
+        router = self._audit.router
+        return route.template(self.scope, self._root_path, router.routes if router is not None else ())
 
     def _rule(self, template: str | None, actor: Actor) -> policy.Rule:
         rules, method = self._audit.rules, self._known_method

@@ -207,7 +207,7 @@ def _patch(app: FastAPI) -> bool:
         if has_error_handler:
             layer.handler = reporting(layer.handler)  # type: ignore[arg-type] # Starlette's type has WebSockets' too
         pipeline = instrumented.pipeline
-        audit = replace(instrumented.audit, routes=app.router.routes, has_error_handler=has_error_handler)
+        audit = replace(instrumented.audit, router=app.router, has_error_handler=has_error_handler)
         layer.app = AuditMiddleware(layer.app, audit, pipeline.start, partial(_end, app))
         return stack
 

@@ -74,7 +74,7 @@ SENTENCE_CHARACTERS_MAX = 2048
 PART_CHARACTERS_MAX = 256
 """Of each part of a sentence that would be longer than that: how it ended stands last."""
 
-_BLANK = re.compile("[ \u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0]")
+_BLANK = re.compile("[ \u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U00013441\U00013442\U0001d159]")
 """Printable, as Unicode has it, and nothing to be seen."""
 
 ENDS_CACHED_MAX = 1024

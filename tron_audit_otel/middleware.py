@@ -92,7 +92,8 @@ class ErrorObserver:
         try:
             exchange = scope.get(SCOPE_KEY)
             if exchange is not None:
-                exchange.scope = scope  # a middleware may have handed on a copy, and this is the one that is routed
+                # A middleware may have handed on a copy, and this is the one that is routed.
+                exchange.scope = exchange.draft.scope = scope
         except Exception:  # noqa: BLE001 - a server or a middleware may hand over anything
             exchange = None
         try:

@@ -36,18 +36,23 @@ def named(name: str) -> Resource:
     return Resource(name, type=parent.rpartition("/")[2] or None, id=last)
 
 
-def by_path(path: str) -> Resource:
-    """Names the resource after a path that no route matched, without a leading ``/api`` and version."""
-    return Resource(redact.line(_API_PREFIX.sub("", path).strip("/")))
+def by_path(path: str, route: str | None = None) -> Resource:
+    """Names the resource after a path, without a leading ``/api`` and version; with a route, only without the route's.
+
+    A mount's parameter may have any value, such as ``v1``.
+    """
+    prefix = _API_PREFIX.match(path if route is None else route)
+    return Resource(redact.line(path.removeprefix(prefix[0] if prefix else "").strip("/")))
 
 
-def by_route(route: str, path_params: Mapping[str, object]) -> Resource:
+def by_route(route: str, path_params: Mapping[str, object]) -> Resource | None:
     """Names the resource after the route up to its last parameter: ``instances/abc-123``.
 
-    A leading ``/api`` and version are left out. A route without parameters is its own name.
+    A leading ``/api`` and version are left out. A route without parameters is its own name. None where a mount's
+    parameter and a route's have one name: only the route's value is known.
     """
-    parts = _parts_of_route if len(route) <= TEMPLATE_CHARACTERS_MAX else _parts_of_route.__wrapped__
-    return _fill(parts(route), path_params)
+    parts = (_parts_of_route if len(route) <= TEMPLATE_CHARACTERS_MAX else _parts_of_route.__wrapped__)(route)
+    return _fill(parts, path_params) if parts.is_clear else None
 
 
 @lru_cache(TEMPLATES_CACHED_MAX)
@@ -79,12 +84,16 @@ class _Parts(NamedTuple):
     """Literals and names in turn, a literal at each end."""
     type: str | None
     """What stands before the last name."""
+    is_clear: bool
+    """No name stands twice."""
 
 
 def _split(template: str) -> _Parts:
     texts = PLACEHOLDER.split(template)
-    before = "".join(texts[:-1:2]) if len(texts) > 1 else template
-    return _Parts(tuple(texts), redact.line(before.strip("/").rpartition("/")[2]) or None)
+    names = texts[1::2]
+    before = "".join(texts[:-1:2]) if names else template
+    kind = redact.line(before.strip("/").rpartition("/")[2]) or None
+    return _Parts(tuple(texts), kind, len(names) == len(set(names)))
 
 
 _parts_of_template = lru_cache(TEMPLATES_CACHED_MAX)(_split)

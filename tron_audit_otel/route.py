@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Host, Mount, Router
+from starlette.routing import BaseRoute, Host, Match, Mount, Router
 
 from tron_audit_otel import headers
 from tron_audit_otel.redact import LINE_CHARACTERS_MAX
-from tron_audit_otel.resource import encode
+from tron_audit_otel.resource import PLACEHOLDER, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,32 +73,31 @@ def template(scope: Scope, root_path: str, routes: Iterable[BaseRoute] = ()) -> 
         if type(path) is not str or isinstance(route, _ROUTERS):
             return None  # some versions name the mount here, where nothing within it matched
         mounted = within(scope.get("root_path", ""), root_path)
-        return _mounts(mounted, routes) + path if mounted else path
+        return _mounts(mounted, routes, scope) + path if mounted else path
     except Exception:  # noqa: BLE001 - an application may put any object there
         return None
 
 
-def _mounts(path: str, routes: Iterable[BaseRoute]) -> str:
+def _mounts(path: str, routes: Iterable[BaseRoute], scope: Scope) -> str:
     """Gives the templates of the mounts that took this beginning of a path: a scope has only what they matched.
 
     Of mounts that are none of Starlette's it is the path itself: encoded, no part of it is a placeholder of ours.
     """
-    found = _find_mounts(path, routes)
-    return encode(path, PATH_SAFE) if found is None else found
+    found = _find_mounts(path, routes, scope)
+    # One of another router's that stands before it, as an included one's, has other parameters.
+    took = scope.get("path_params") or {}
+    return found if all(name in took for name in PLACEHOLDER.findall(found)) else encode(path, PATH_SAFE)
 
 
-def _find_mounts(path: str, routes: Iterable[BaseRoute]) -> str | None:
+def _find_mounts(path: str, routes: Iterable[BaseRoute], scope: Scope) -> str:
+    """As Starlette's router, it asks none behind the first that matches."""
     for route in routes:
-        if isinstance(route, Host):
-            found, own = _find_mounts(path, route.routes), ""
-        elif isinstance(route, Mount) and (match := route.path_regex.match(f"{path}/")):
+        if isinstance(route, Host) and route.matches(scope)[0] is not Match.NONE:
+            return _find_mounts(path, route.routes, scope)
+        if isinstance(route, Mount) and (match := route.path_regex.match(f"{path}/")):
             rest = match["path"].removesuffix("/")
-            found, own = _find_mounts(f"/{rest}", route.routes) if rest else "", _own_template(route)
-        else:
-            continue
-        if found is not None:
-            return own + found
-    return None
+            return _own_template(route) + (_find_mounts(f"/{rest}", route.routes, scope) if rest else "")
+    return encode(path, PATH_SAFE)
 
 
 def _own_template(mount: Mount) -> str:

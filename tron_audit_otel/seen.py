@@ -109,11 +109,11 @@ class Seen(NamedTuple):
     def _resource(self) -> Resource:
         if self.rule.resource is not None:
             return resource.expand(
-                self.rule.resource, {"actor": self.actor.id or self.actor.claimed, **self.path_params}
+                self.rule.resource, {**self.path_params, "actor": self.actor.id or self.actor.claimed}
             )
-        if self.route is not None:
-            return resource.by_route(self.route, self.path_params)
-        return resource.by_path(route.url_path(self.raw_path, self.path, self.root_path))
+        if self.route is not None and (named := resource.by_route(self.route, self.path_params)) is not None:
+            return named
+        return resource.by_path(route.url_path(self.raw_path, self.path, self.root_path), self.route)
 
 
 @lru_cache(AGENTS_CACHED_MAX)
