@@ -107,7 +107,7 @@ def _bounded(client: object) -> object:
     return (host[: redact.KEPT_MAX], *client[1:2])
 
 
-def stated(scope: Any, name: str) -> object:  # noqa: ANN401 - as said
+def stated(scope: Any, name: str) -> object:  # noqa: ANN401 - a middleware may hand on any object
     """Gives what an application has set on ``request.state``; a middleware may have put any object there."""
     try:
         state = scope.get("state")

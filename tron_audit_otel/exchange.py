@@ -233,8 +233,7 @@ class Exchange:
             self._leave = None
 
     def _template(self) -> str | None:
-        router = self._audit.router
-        return route.template(self.scope, self._root_path, router.routes if router is not None else ())
+        return route.template(self.scope, self._root_path, self._audit.router)
 
     def _rule(self, template: str | None, actor: Actor) -> policy.Rule:
         rules, method = self._audit.rules, self._known_method
@@ -293,16 +292,12 @@ class Exchange:
         actor = self.draft.who() or ANONYMOUS
         return actor if self.draft.claimed is None else actor._replace(claimed=self.draft.claimed)
 
-    def _state(self, name: str) -> object:
-        """Gives what an application has set on ``request.state``; a middleware may have put any object there."""
-        return context.stated(self.scope, name)
-
     def _execution(self, rule: policy.Rule) -> Execution | None:
         redactor, told = self.draft.recorder.redactor, Execution()
         try:
             if self.draft.run is not None:
                 told = self.draft.run.execution
-            elif (payload := self._state("audit_exec_payload")) is not None:
+            elif (payload := context.stated(self.scope, "audit_exec_payload")) is not None:
                 told = of_original(payload, redactor)
             elif Action.EXEC not in (rule.action, self.draft.action):
                 return None

@@ -58,10 +58,10 @@ def well_formed(scope: Scope) -> Scope:
     return {"type": get("type"), "path": "", **read, "client": get("client"), "headers": listed}
 
 
-def template(scope: Scope, root_path: str, routes: Iterable[BaseRoute] = ()) -> str | None:
+def template(scope: Scope, root_path: str, router: Router | None = None) -> str | None:
     """Gives the template of the route that matched, with the prefixes of its routers and mounts; none for a 404.
 
-    ``root_path`` is the scope's at the application's door, before any mount added to it; ``routes`` the application's.
+    ``root_path`` is the scope's at the application's door, before any mount added to it; ``router`` the application's.
     """
     try:
         route = scope.get("route")
@@ -73,17 +73,17 @@ def template(scope: Scope, root_path: str, routes: Iterable[BaseRoute] = ()) -> 
         if type(path) is not str or isinstance(route, _ROUTERS):
             return None  # some versions name the mount here, where nothing within it matched
         mounted = within(scope.get("root_path", ""), root_path)
-        return _mounts(mounted, routes, scope) + path if mounted else path
+        return _mounts(mounted, router, scope) + path if mounted else path
     except Exception:  # noqa: BLE001 - an application may put any object there
         return None
 
 
-def _mounts(path: str, routes: Iterable[BaseRoute], scope: Scope) -> str:
+def _mounts(path: str, router: Router | None, scope: Scope) -> str:
     """Gives the templates of the mounts that took this beginning of a path: a scope has only what they matched.
 
     Of mounts that are none of Starlette's it is the path itself: encoded, no part of it is a placeholder of ours.
     """
-    found = _find_mounts(path, routes, scope)
+    found = _find_mounts(path, router.routes if router is not None else (), scope)
     # One of another router's that stands before it, as an included one's, has other parameters.
     took = scope.get("path_params") or {}
     return found if all(name in took for name in PLACEHOLDER.findall(found)) else encode(path, PATH_SAFE)
@@ -96,12 +96,9 @@ def _find_mounts(path: str, routes: Iterable[BaseRoute], scope: Scope) -> str:
             return _find_mounts(path, route.routes, scope)
         if isinstance(route, Mount) and (match := route.path_regex.match(f"{path}/")):
             rest = match["path"].removesuffix("/")
-            return _own_template(route) + (_find_mounts(f"/{rest}", route.routes, scope) if rest else "")
+            own = route.path_format.removesuffix("/{path}")
+            return own + (_find_mounts(f"/{rest}", route.routes, scope) if rest else "")
     return encode(path, PATH_SAFE)
-
-
-def _own_template(mount: Mount) -> str:
-    return mount.path_format.removesuffix("/{path}")
 
 
 def is_routed(scope: Scope) -> bool:
